@@ -1,0 +1,330 @@
+"""The Shapes world: captioned clips whose truth can be read from their pixels.
+
+One or two flat, anti-aliased objects move on a plain background. A clip is a function of continuous time, and its
+geometry is given in *units*, 1/64 of the shorter side, so that every size, length and frame rate samples the same
+scene. Coordinates are relative to the middle of the frame: x to the right, y down.
+
+Letters: T frames, H height, W width; t seconds; r radius.
+
+Motions, for a whole clip of any length:
+- left, right, up, down: 11 units/s, through the object's centre at t = 1 s (so the default clip of 17 frames at 8 fps,
+  t from 0 to 2 s, is centred). An object that has left the frame comes back on the opposite side and goes on.
+- orbits: clockwise as seen on screen, one turn in 2.25 s.
+- grows, shrinks: the radius goes in a straight line from 0.62 to 1.25 of its nominal value (or back) in the first
+  two seconds, and then stays.
+
+Two objects are smaller and each keeps to its own half for the first two seconds, which shortens what moves across it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cogworks.data.captions import TEMPLATES, ObjectWords, canonical_caption, write_caption
+from cogworks.data.shape_words import (
+    BACKGROUND_COLOURS,
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    Triple,
+    all_triples,
+    backgrounds_for,
+    distinguishable,
+    held_out_triples,
+    train_triples,
+)
+from cogworks.rng import derive_seed
+
+__all__ = [
+    "BACKGROUNDS",
+    "COLOURS",
+    "MOTIONS",
+    "SHAPES",
+    "Scene",
+    "SceneObject",
+    "Split",
+    "canonical_caption",
+    "distinguishable",
+    "draw_scene",
+    "held_out_triples",
+    "render",
+    "render_scene",
+]
+
+Split = Literal["train", "held_out", "any"]
+FloatArray = NDArray[np.float32]
+
+UNITS = 64.0  # the shorter side of the frame
+RADIUS = {"small": 12.0, "large": 16.0}
+RADIUS_OF_TWO = {"small": 9.0, "large": 10.0}
+REACH = 1.1  # no shape extends further than this many radii from its centre
+JITTER = 4.0
+TRAVEL = 11.0  # units/s
+TRAVEL_OF_TWO = 4.5  # across the half
+ORBIT_RADIUS = 12.0
+ORBIT_RADIUS_OF_TWO = 4.5
+ORBIT_SECONDS = 2.25
+SMALLEST, LARGEST = 0.62, 1.25  # of the nominal radius, when growing or shrinking
+GROWTH_SECONDS = 2.0
+CENTRED_AT_SECONDS = 1.0
+
+TWO_OBJECTS_PROBABILITY = 0.15
+SIZE_WORD_PROBABILITY = 0.35
+
+_DIRECTION = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object. `centre`, `radius`, `orbit_radius` are in units, `speed` in units/s, `phase` in radians."""
+
+    shape: str
+    colour: str
+    motion: str
+    size: str
+    centre: tuple[float, float]
+    radius: float
+    speed: float = TRAVEL
+    orbit_radius: float = ORBIT_RADIUS
+    phase: float = 0.0
+
+    @property
+    def triple(self) -> Triple:
+        return (self.shape, self.colour, self.motion)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One or two objects (the later is drawn over the earlier), a background and a caption that is true of them."""
+
+    objects: tuple[SceneObject, ...]
+    background: str
+    caption: str
+
+    @property
+    def held_out(self) -> bool:
+        """Whether any of the objects is a combination that training never shows."""
+        return any(item.triple in held_out_triples() for item in self.objects)
+
+
+def draw_scene(seed: int, index: int, *, split: Split = "train", num_objects: int | None = None) -> Scene:
+    """The scene with number `index` of the endless list keyed by `seed`; no scene depends on another.
+
+    Args:
+        seed, index: any integers.
+        split: "train" never shows a held-out triple, "held_out" always shows one, "any" draws from all.
+        num_objects: 1 or 2; None draws 2 with probability 0.15.
+
+    Raises:
+        ValueError: unknown `split` or `num_objects`.
+    """
+    if split not in ("train", "held_out", "any") or num_objects not in (None, 1, 2):
+        raise ValueError(
+            f"split must be train, held_out or any and num_objects 1, 2 or None, got {split!r} and {num_objects!r}"
+        )
+    rng = np.random.default_rng(derive_seed("shapes", seed, index, split, num_objects or 0))
+    if num_objects is None:
+        num_objects = 2 if rng.random() < TWO_OBJECTS_PROBABILITY else 1
+    triples = _draw_triples(rng, split, num_objects)
+    objects = (_place_one(rng, triples[0]),) if num_objects == 1 else _place_two(rng, triples)
+    background = str(rng.choice(backgrounds_for(*(triple[1] for triple in triples))))
+    says_size = num_objects == 1 and rng.random() < SIZE_WORD_PROBABILITY
+    words = [ObjectWords(*item.triple, size=item.size if says_size else None) for item in objects]
+    return Scene(objects, background, write_caption(words, background, int(rng.integers(len(TEMPLATES)))))
+
+
+def render_scene(scene: Scene, height: int, width: int, num_frames: int, fps: float) -> NDArray[np.uint8]:
+    """Frames at t = 0, 1/fps, 2/fps, ...
+
+    Returns:
+        (T, H, W, 3) RGB in 0..255.
+
+    Raises:
+        ValueError: a size, count or rate that is not positive.
+    """
+    if min(height, width, num_frames) < 1 or not fps > 0:
+        raise ValueError(f"size, frames and fps must be positive, got {height}x{width}, {num_frames}, {fps}")
+    seconds = np.arange(num_frames, dtype=np.float64) / fps
+    scale = min(height, width) / UNITS
+    frames = _background(scene.background, height)[None, :, None, :]  # (1, H, 1, 3)
+    for item in scene.objects:
+        x, y = _path(item, seconds, width / scale, height / scale)
+        radius = item.radius * _growth(item.motion, seconds) * scale
+        columns = np.arange(0.5, width)[None] - (x * scale + width / 2)[:, None]  # (T, W)
+        rows = np.arange(0.5, height)[None] - (y * scale + height / 2)[:, None]  # (T, H)
+        distance = _SIGNED_DISTANCE[item.shape](
+            columns[:, None, :].astype(np.float32),
+            rows[:, :, None].astype(np.float32),
+            radius[:, None, None].astype(np.float32),
+        )
+        alpha = np.clip(0.5 - distance, 0, 1)[..., None]  # (T, H, W, 1)
+        frames = frames + alpha * (np.asarray(COLOURS[item.colour], np.float32) - frames)
+    return (frames + 0.5).astype(np.uint8)
+
+
+def render(
+    seed: int,
+    index: int,
+    size: int | tuple[int, int],
+    frames: int,
+    fps: float,
+    *,
+    split: Split = "train",
+    num_objects: int | None = None,
+) -> tuple[NDArray[np.uint8], str]:
+    """Draw and render scene (seed, index).
+
+    Args:
+        size: side of a square frame, or (height, width).
+        frames: number of frames.
+
+    Returns:
+        frames (T, H, W, 3) uint8, and their caption.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    scene = draw_scene(seed, index, split=split, num_objects=num_objects)
+    return render_scene(scene, height, width, frames, fps), scene.caption
+
+
+def _draw_triples(rng: np.random.Generator, split: Split, num_objects: int) -> list[Triple]:
+    first_from: tuple[Triple, ...] = {
+        "train": train_triples(),
+        "held_out": tuple(sorted(held_out_triples())),
+        "any": all_triples(),
+    }[split]
+    triples = [first_from[rng.integers(len(first_from))]]
+    if num_objects == 2:
+        # Two colours, so that the objects can be told apart wherever they are.
+        second_from = train_triples() if split == "train" else all_triples()
+        others = [triple for triple in second_from if triple[1] != triples[0][1]]
+        triples.append(others[rng.integers(len(others))])
+        if rng.random() < 0.5:
+            triples.reverse()
+    return triples
+
+
+def _place_one(rng: np.random.Generator, triple: Triple) -> SceneObject:
+    size = "small" if rng.random() < 0.5 else "large"
+    x, y, turn = rng.uniform(-1, 1, 3)
+    return SceneObject(*triple, size, (x * JITTER, y * JITTER), RADIUS[size], phase=turn * np.pi)
+
+
+def _place_two(rng: np.random.Generator, triples: list[Triple]) -> tuple[SceneObject, ...]:
+    side_by_side = rng.random() < 0.5
+    objects = []
+    for triple, half in zip(triples, (-1, 1), strict=True):
+        size = "small" if rng.random() < 0.5 else "large"
+        along, across, turn = rng.uniform(-1, 1, 3)
+        middle, offset = half * UNITS / 4 + 0.5 * across, JITTER * along
+        crosses = triple[2] in (("left", "right") if side_by_side else ("up", "down"))
+        objects.append(
+            SceneObject(
+                *triple,
+                size,
+                (middle, offset) if side_by_side else (offset, middle),
+                RADIUS_OF_TWO[size],
+                speed=TRAVEL_OF_TWO if crosses else TRAVEL,
+                orbit_radius=ORBIT_RADIUS_OF_TWO,
+                phase=turn * np.pi,
+            )
+        )
+    return tuple(objects)
+
+
+def _path(
+    item: SceneObject, seconds: NDArray[np.float64], width: float, height: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The object's centre over time, in units; `width` and `height` of the frame are in units."""
+    x, y = (np.full_like(seconds, value) for value in item.centre)
+    if item.motion == "orbits":
+        angle = item.phase + 2 * np.pi * seconds / ORBIT_SECONDS  # y points down: this turns clockwise
+        return x + item.orbit_radius * np.cos(angle), y + item.orbit_radius * np.sin(angle)
+    if item.motion in _DIRECTION:
+        dx, dy = _DIRECTION[item.motion]
+        travelled = item.speed * (seconds - CENTRED_AT_SECONDS)
+        margin = REACH * item.radius
+        x = _wrap(x + dx * travelled, width / 2 + margin) if dx else x
+        y = _wrap(y + dy * travelled, height / 2 + margin) if dy else y
+    return x, y
+
+
+def _wrap(position: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
+    return (position + limit) % (2 * limit) - limit
+
+
+def _growth(motion: str, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    if motion not in ("grows", "shrinks"):
+        return np.ones_like(seconds)
+    share = np.clip(seconds / GROWTH_SECONDS, 0, 1)
+    return SMALLEST + (LARGEST - SMALLEST) * (share if motion == "grows" else 1 - share)
+
+
+def _background(name: str, height: int) -> FloatArray:
+    top, bottom = np.asarray(BACKGROUND_COLOURS[name], np.float32)
+    share = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    return top + share * (bottom - top)  # (H, 3)
+
+
+# Signed distances to the outline in pixels, negative inside: x (T, 1, W), y (T, H, 1), r (T, 1, 1) -> (T, H, W).
+# Outside a polygon's corner they are the distance to the nearest edge line, which keeps the corner sharp.
+
+
+def _circle(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
+    return np.sqrt(x * x + y * y) - r
+
+
+def _square(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
+    return np.maximum(np.abs(x), np.abs(y)) - 0.85 * r
+
+
+def _triangle(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
+    """Equilateral, pointing up, height 1.8 r, its box centred."""
+    half_height = 0.9 * r
+    sides = (np.sqrt(np.float32(0.75)) * np.abs(x)) - 0.5 * (y + half_height)
+    return np.maximum(sides, y - half_height)
+
+
+def _diamond(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
+    """Half-width 0.7 r, half-height 1.05 r."""
+    wide, tall = 0.7, 1.05
+    return (np.abs(x) * tall + np.abs(y) * wide - wide * tall * r) / np.float32(np.hypot(wide, tall))
+
+
+def _ring(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
+    """Between 0.55 r and r."""
+    return np.abs(_circle(x, y, 0.775 * r)) - 0.225 * r
+
+
+def _star(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
+    """Five points at 1.1 r, notches at 0.42 of that, one point up, its box centred.
+
+    Mirrors fold the plane into the tenth between the upward axis and the first notch; one edge is left.
+    """
+    outer, tenth = 1.1, np.pi / 5
+    inner = 0.42 * outer
+    up = np.float32(0.5 * outer * (1 - np.cos(tenth))) * r - y
+    side = np.abs(x)
+    for turn in (2 * tenth, tenth):  # mirror lines through the notches at 2 and 1 tenths either side of the axis
+        normal_side, normal_up = np.float32(np.cos(turn)), np.float32(-np.sin(turn))
+        beyond = 2 * np.maximum(side * normal_side + up * normal_up, 0)
+        side, up = np.abs(side - beyond * normal_side), up - beyond * normal_up
+    notch_side, notch_up = inner * np.sin(tenth), inner * np.cos(tenth)
+    length = np.hypot(notch_side, outer - notch_up)
+    edge_side, edge_up = np.float32((outer - notch_up) / length), np.float32(notch_side / length)
+    return side * edge_side + (up - np.float32(outer) * r) * edge_up
+
+
+_SIGNED_DISTANCE: dict[str, Callable[[FloatArray, FloatArray, FloatArray], FloatArray]] = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "diamond": _diamond,
+    "ring": _ring,
+}

@@ -1,0 +1,49 @@
+"""Joint attention over text and video tokens, and the seam inside it.
+
+Letters: B batch, H heads, N tokens, d head width, D = H d.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cogworks.nn.layout import TokenLayout
+from cogworks.nn.linear import StackedLinear
+from cogworks.nn.rope import Rope, apply_rope
+
+
+class InnerAttention(nn.Module):
+    """Seam: softmax attention after q/k norm and rotation. No parameters, so that anything may take its place.
+
+    Each segment attends to itself; with one segment that is plain full attention.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) -> Tensor:  # 4 x (B, H, N, d)
+        if len(layout.segments) == 1:
+            return F.scaled_dot_product_attention(q, k, v)
+        raise ValueError(f"{len(layout.segments)} packed segments need an attention that keeps them apart")
+
+
+class JointAttention(nn.Module):
+    """Full self-attention over the joint sequence, with a LayerNorm on the q and k of every head."""
+
+    def __init__(self, num_heads: int, head_width: int, qk_norm_eps: float) -> None:
+        super().__init__()
+        width = num_heads * head_width
+        self.num_heads = num_heads
+        self.qkv = StackedLinear(width, width, ("q", "k", "v"))
+        self.norm_q = nn.LayerNorm(head_width, eps=qk_norm_eps)
+        self.norm_k = nn.LayerNorm(head_width, eps=qk_norm_eps)
+        self.inner = InnerAttention()
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rope: Rope | None, layout: TokenLayout) -> Tensor:  # (B, N, D) -> (B, N, D)
+        q, k, v = (
+            rows.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for rows in self.qkv(x).chunk(3, dim=-1)
+        )  # (B, H, N, d)
+        q, k = self.norm_q(q), self.norm_k(k)
+        if rope is not None:
+            q, k = apply_rope(q, rope), apply_rope(k, rope)
+        heads = self.inner(q, k, v, layout)  # (B, H, N, d)
+        return self.out(heads.transpose(1, 2).flatten(2))

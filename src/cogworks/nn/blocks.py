@@ -1,0 +1,70 @@
+"""The transformer block and the seam around the loop over blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cogworks.config.architecture import TransformerConfig
+from cogworks.nn.attention import JointAttention
+from cogworks.nn.layout import StepInfo, TokenLayout
+from cogworks.nn.modulation import BlockModulation, gated_add, modulated_norm
+from cogworks.nn.rope import Rope
+
+
+class FeedForward(nn.Module):
+    """Two linears with tanh-GELU, shared by text and video tokens."""
+
+    def __init__(self, width: int, ratio: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, ratio * width)
+        self.down = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, N, D) -> (B, N, D)
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each between a modulated norm and a gated residual.
+
+    The modulation is an argument: it depends on the timestep alone and is computed outside, once for all blocks.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.attention = JointAttention(config.num_heads, config.head_width, config.qk_norm_eps)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.mlp = FeedForward(config.width, config.mlp_ratio)
+
+    def forward(self, x: Tensor, modulation: BlockModulation, rope: Rope | None, layout: TokenLayout) -> Tensor:
+        attended = self.attention(modulated_norm(self.norm1, x, modulation.attention, layout), rope, layout)
+        x = gated_add(x, attended, modulation.attention, layout)
+        changed = self.mlp(modulated_norm(self.norm2, x, modulation.mlp, layout))
+        return gated_add(x, changed, modulation.mlp, layout)
+
+
+class Conditioning(NamedTuple):
+    """What every block receives beside its tokens: one modulation a block, and the rotation of the tokens."""
+
+    modulations: list[BlockModulation]
+    rope: Rope | None
+
+
+class BlockRunner(nn.Module):
+    """Seam: the loop over blocks. No parameters; a wrapper may skip, cache, split or offload what runs inside."""
+
+    def forward(
+        self,
+        blocks: Iterable[nn.Module],
+        tokens: Tensor,
+        conditioning: Conditioning,
+        layout: TokenLayout,
+        step: StepInfo | None,  # noqa: ARG002  wrappers read it
+    ) -> Tensor:
+        for block, modulation in zip(blocks, conditioning.modulations, strict=True):
+            tokens = block(tokens, modulation, conditioning.rope, layout)
+        return tokens

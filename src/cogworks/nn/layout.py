@@ -1,0 +1,89 @@
+"""What the tokens of a joint sequence mean.
+
+A sequence holds one segment after another; a segment is the text tokens of a sample, then its video tokens in
+raster order (frame slowest, column fastest). One sample a row is one segment; a packed row has several.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+Modality = Literal[0, 1]
+VIDEO: Modality = 0
+TEXT: Modality = 1
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One sample: `text` tokens, then frames x rows x columns video tokens.
+
+    `modulation_row` says which row of the modulation table it takes.
+    """
+
+    text: int
+    frames: int
+    rows: int
+    columns: int
+    modulation_row: int = 0
+
+    @property
+    def video(self) -> int:
+        return self.frames * self.rows * self.columns
+
+    @property
+    def length(self) -> int:
+        return self.text + self.video
+
+
+class Run(NamedTuple):
+    """Neighbouring tokens that share one modulation: one modality of one segment."""
+
+    start: int
+    stop: int
+    modality: Modality
+    modulation_row: int
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """The segments of every row of a token tensor (B, N, D)."""
+
+    segments: tuple[Segment, ...]
+
+    @cached_property
+    def boundaries(self) -> tuple[int, ...]:
+        """Where segments begin, and the length of the whole: one more entry than segments."""
+        ends = [0]
+        for segment in self.segments:
+            ends.append(ends[-1] + segment.length)
+        return tuple(ends)
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        found = []
+        for segment, start in zip(self.segments, self.boundaries, strict=False):
+            middle = start + segment.text
+            found.append(Run(start, middle, TEXT, segment.modulation_row))
+            found.append(Run(middle, start + segment.length, VIDEO, segment.modulation_row))
+        return tuple(found)
+
+    @property
+    def length(self) -> int:
+        return self.boundaries[-1]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """Where in a sampling run a forward pass stands, for runners that keep state between steps.
+
+    Attributes:
+        index: 0-based sampling step; a runner resets its state at 0.
+        total: number of sampling steps.
+        branch: which guidance branch the batch holds; "joint" means unconditional rows, then conditional ones.
+    """
+
+    index: int
+    total: int
+    branch: Literal["unconditional", "conditional", "joint"]

@@ -1,0 +1,98 @@
+"""3D rotary positions.
+
+A head of width d splits into time d/4, row 3d/8, column 3d/8. Each part rotates interleaved pairs (2k, 2k+1) by
+position * 10000^(-2k / n), n the width of the part. Text tokens are not rotated: their angle is zero.
+
+Source: CogVideoX, arXiv:2408.06072, section 2.2; docs/parity.md#rotary-positions.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cogworks.config.architecture import TransformerConfig
+from cogworks.nn.layout import TokenLayout
+
+
+class Rope(NamedTuple):
+    """cos and sin of every token's angles: each (N, d/2) float32."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def apply_rope(x: Tensor, rope: Rope) -> Tensor:
+    """Rotate the heads x (B, H, N, d) in float32; the result has the dtype of `x`."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    even, odd = pairs[..., 0], pairs[..., 1]
+    rotated = torch.stack([even * rope.cos - odd * rope.sin, odd * rope.cos + even * rope.sin], dim=-1)
+    return rotated.flatten(-2).type_as(x)
+
+
+def crop_positions(grid: tuple[int, int], base: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Row and column positions of the 1.0 models: `grid` is resized to fit `base` and centred in it.
+
+    Args:
+        grid: (rows, columns) of video tokens.
+        base: (rows, columns) at the training size; there the positions are 0, 1, 2, ...
+
+    Returns:
+        float32 positions of the rows and of the columns.
+    """
+    (rows, columns), (base_rows, base_columns) = grid, base
+    if rows / columns > base_rows / base_columns:
+        fitted = base_rows, round(base_rows / rows * columns)
+    else:
+        fitted = round(base_columns / columns * rows), base_columns
+    positions = []
+    for size, full, fit in zip(grid, base, fitted, strict=True):
+        start = round((full - fit) / 2.0)
+        positions.append(torch.linspace(start, (start + fit) * (size - 1) / size, size))
+    return positions[0], positions[1]
+
+
+def count_positions(grid: tuple[int, int], base: tuple[int, int]) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    """Row and column positions of the 1.5 models: 0, 1, 2, ... whatever the training size."""
+    return torch.arange(grid[0]).float(), torch.arange(grid[1]).float()
+
+
+def _angles(positions: Tensor, width: int) -> Tensor:
+    return positions[:, None] * (10000.0 ** (-torch.arange(0, width, 2).float() / width))
+
+
+@lru_cache(maxsize=16)
+def _rope(layout: TokenLayout, config: TransformerConfig, device: torch.device) -> Rope:
+    spatial = {"crop": crop_positions, "slice": count_positions}[config.rope]
+    width = config.head_width
+    parts = []
+    for segment in layout.segments:
+        rows, columns = spatial((segment.rows, segment.columns), config.sample_grid)
+        time, row, column = (
+            _angles(positions, part)
+            for positions, part in (
+                (torch.arange(segment.frames).float(), width // 4),
+                (rows, 3 * width // 8),
+                (columns, 3 * width // 8),
+            )
+        )
+        grid = (segment.frames, segment.rows, segment.columns)
+        video = torch.cat(
+            [
+                time[:, None, None].expand(*grid, -1),
+                row[None, :, None].expand(*grid, -1),
+                column[None, None, :].expand(*grid, -1),
+            ],
+            dim=-1,
+        )
+        parts += [torch.zeros(segment.text, width // 2), video.flatten(0, 2)]
+    angles = torch.cat(parts).to(device)
+    return Rope(angles.cos(), angles.sin())
+
+
+def rope_table(layout: TokenLayout, config: TransformerConfig, device: torch.device) -> Rope | None:
+    """The rotation of every token of `layout`, or None for a model without rotary positions."""
+    return None if config.rope == "none" else _rope(layout, config, device)
