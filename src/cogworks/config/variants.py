@@ -135,6 +135,8 @@ TINY = replace(
     transformer=replace(
         COGVIDEOX_5B.transformer,
         num_layers=6,
+        in_channels=24,
+        out_channels=24,
         num_heads=6,
         head_width=32,
         text_width=128,
@@ -146,6 +148,7 @@ TINY = replace(
     vae=replace(
         COGVIDEOX_5B.vae,
         widths=(16, 16, 32, 64),
+        latent_channels=24,
         layers_per_block=1,
         norm_groups=2,
         scaling_factor=1.0,

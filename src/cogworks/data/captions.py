@@ -70,9 +70,7 @@ def write_caption(objects: Sequence[ObjectWords], background: str, template: int
     verbs = " and ".join(f"{_noun(words)} {_VERB[words.motion]}" for words in objects)
     participles = " and ".join(f"{_noun(words)} {_PARTICIPLE[words.motion]}" for words in objects)
     relatives = " and ".join(f"{_noun(words)} that {_VERB[words.motion]}" for words in objects)
-    return TEMPLATES[template].format(
-        verbs=verbs, participles=participles, relatives=relatives, background=background
-    )
+    return TEMPLATES[template].format(verbs=verbs, participles=participles, relatives=relatives, background=background)
 
 
 def canonical_caption(shape: str, colour: str, motion: str, background: str) -> str:

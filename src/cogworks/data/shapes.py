@@ -18,7 +18,6 @@ Two objects are smaller and each keeps to its own half for the first two seconds
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cogworks.data.captions import TEMPLATES, ObjectWords, canonical_caption, write_caption
+from cogworks.data.shape_outlines import REACH, SIGNED_DISTANCE
 from cogworks.data.shape_words import (
     BACKGROUND_COLOURS,
     BACKGROUNDS,
@@ -63,7 +63,6 @@ FloatArray = NDArray[np.float32]
 UNITS = 64.0  # the shorter side of the frame
 RADIUS = {"small": 12.0, "large": 16.0}
 RADIUS_OF_TWO = {"small": 9.0, "large": 10.0}
-REACH = 1.1  # no shape extends further than this many radii from its centre
 JITTER = 4.0
 TRAVEL = 11.0  # units/s
 TRAVEL_OF_TWO = 4.5  # across the half
@@ -152,20 +151,25 @@ def render_scene(scene: Scene, height: int, width: int, num_frames: int, fps: fl
         raise ValueError(f"size, frames and fps must be positive, got {height}x{width}, {num_frames}, {fps}")
     seconds = np.arange(num_frames, dtype=np.float64) / fps
     scale = min(height, width) / UNITS
-    frames = _background(scene.background, height)[None, :, None, :]  # (1, H, 1, 3)
+    # Channel by channel, because NumPy is slow where the innermost axis has three elements.
+    channels = list(_background(scene.background, height).T[:, None, :, None])  # three of (1, H, 1)
     for item in scene.objects:
         x, y = _path(item, seconds, width / scale, height / scale)
         radius = item.radius * _growth(item.motion, seconds) * scale
         columns = np.arange(0.5, width)[None] - (x * scale + width / 2)[:, None]  # (T, W)
         rows = np.arange(0.5, height)[None] - (y * scale + height / 2)[:, None]  # (T, H)
-        distance = _SIGNED_DISTANCE[item.shape](
+        distance = SIGNED_DISTANCE[item.shape](
             columns[:, None, :].astype(np.float32),
             rows[:, :, None].astype(np.float32),
             radius[:, None, None].astype(np.float32),
         )
-        alpha = np.clip(0.5 - distance, 0, 1)[..., None]  # (T, H, W, 1)
-        frames = frames + alpha * (np.asarray(COLOURS[item.colour], np.float32) - frames)
-    return (frames + 0.5).astype(np.uint8)
+        alpha = np.clip(0.5 - distance, 0, 1)  # (T, H, W)
+        colour = np.asarray(COLOURS[item.colour], np.float32)
+        channels = [behind + alpha * (level - behind) for behind, level in zip(channels, colour, strict=True)]
+    frames = np.empty((num_frames, height, width, 3), np.uint8)
+    for channel, values in enumerate(channels):
+        frames[..., channel] = values + np.float32(0.5)
+    return frames
 
 
 def render(
@@ -269,62 +273,3 @@ def _background(name: str, height: int) -> FloatArray:
     top, bottom = np.asarray(BACKGROUND_COLOURS[name], np.float32)
     share = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     return top + share * (bottom - top)  # (H, 3)
-
-
-# Signed distances to the outline in pixels, negative inside: x (T, 1, W), y (T, H, 1), r (T, 1, 1) -> (T, H, W).
-# Outside a polygon's corner they are the distance to the nearest edge line, which keeps the corner sharp.
-
-
-def _circle(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
-    return np.sqrt(x * x + y * y) - r
-
-
-def _square(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
-    return np.maximum(np.abs(x), np.abs(y)) - 0.85 * r
-
-
-def _triangle(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
-    """Equilateral, pointing up, height 1.8 r, its box centred."""
-    half_height = 0.9 * r
-    sides = (np.sqrt(np.float32(0.75)) * np.abs(x)) - 0.5 * (y + half_height)
-    return np.maximum(sides, y - half_height)
-
-
-def _diamond(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
-    """Half-width 0.7 r, half-height 1.05 r."""
-    wide, tall = 0.7, 1.05
-    return (np.abs(x) * tall + np.abs(y) * wide - wide * tall * r) / np.float32(np.hypot(wide, tall))
-
-
-def _ring(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
-    """Between 0.55 r and r."""
-    return np.abs(_circle(x, y, 0.775 * r)) - 0.225 * r
-
-
-def _star(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
-    """Five points at 1.1 r, notches at 0.42 of that, one point up, its box centred.
-
-    Mirrors fold the plane into the tenth between the upward axis and the first notch; one edge is left.
-    """
-    outer, tenth = 1.1, np.pi / 5
-    inner = 0.42 * outer
-    up = np.float32(0.5 * outer * (1 - np.cos(tenth))) * r - y
-    side = np.abs(x)
-    for turn in (2 * tenth, tenth):  # mirror lines through the notches at 2 and 1 tenths either side of the axis
-        normal_side, normal_up = np.float32(np.cos(turn)), np.float32(-np.sin(turn))
-        beyond = 2 * np.maximum(side * normal_side + up * normal_up, 0)
-        side, up = np.abs(side - beyond * normal_side), up - beyond * normal_up
-    notch_side, notch_up = inner * np.sin(tenth), inner * np.cos(tenth)
-    length = np.hypot(notch_side, outer - notch_up)
-    edge_side, edge_up = np.float32((outer - notch_up) / length), np.float32(notch_side / length)
-    return side * edge_side + (up - np.float32(outer) * r) * edge_up
-
-
-_SIGNED_DISTANCE: dict[str, Callable[[FloatArray, FloatArray, FloatArray], FloatArray]] = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "star": _star,
-    "diamond": _diamond,
-    "ring": _ring,
-}

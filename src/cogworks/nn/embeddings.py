@@ -16,12 +16,17 @@ from torch.nn import functional as F
 from cogworks.nn.layout import TokenLayout
 
 
+@lru_cache(maxsize=8)
+def _frequencies(half: int, device: torch.device) -> Tensor:
+    # exp is rounded from float64: vectorised float32 exp differs by a unit in the last place between CPUs, and at
+    # t = 999 that is 1e-4 of an angle.
+    exponents = -math.log(10000) * torch.arange(half, dtype=torch.float32) / half
+    return exponents.double().exp().float().to(device)
+
+
 def sinusoid(values: Tensor, width: int) -> Tensor:
     """(B,) -> (B, width) in float32: [cos(t f) | sin(t f)], f_i = 10000^(-i / (width / 2))."""
-    half = width // 2
-    # The order of operations is the reference's: at t = 999 one rounding of a frequency is 1e-4 of an angle.
-    exponents = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=values.device) / half
-    angles = values.float()[..., None] * exponents.exp()
+    angles = values.float()[..., None] * _frequencies(width // 2, values.device)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

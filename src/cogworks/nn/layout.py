@@ -6,8 +6,7 @@ raster order (frame slowest, column fastest). One sample a row is one segment; a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 Modality = Literal[0, 1]
@@ -48,26 +47,26 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The segments of every row of a token tensor (B, N, D)."""
+    """The segments of every row of a token tensor (B, N, D).
+
+    Attributes:
+        boundaries: where segments begin, and the length of the whole: one more entry than segments.
+        runs: text and video of every segment, in order.
+    """
 
     segments: tuple[Segment, ...]
+    boundaries: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    runs: tuple[Run, ...] = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def boundaries(self) -> tuple[int, ...]:
-        """Where segments begin, and the length of the whole: one more entry than segments."""
-        ends = [0]
+    def __post_init__(self) -> None:
+        # Derived once here and not on demand: compiled blocks read them.
+        boundaries, runs = [0], []
         for segment in self.segments:
-            ends.append(ends[-1] + segment.length)
-        return tuple(ends)
-
-    @cached_property
-    def runs(self) -> tuple[Run, ...]:
-        found = []
-        for segment, start in zip(self.segments, self.boundaries, strict=False):
-            middle = start + segment.text
-            found.append(Run(start, middle, TEXT, segment.modulation_row))
-            found.append(Run(middle, start + segment.length, VIDEO, segment.modulation_row))
-        return tuple(found)
+            start, middle, stop = boundaries[-1], boundaries[-1] + segment.text, boundaries[-1] + segment.length
+            runs += [Run(start, middle, TEXT, segment.modulation_row), Run(middle, stop, VIDEO, segment.modulation_row)]
+            boundaries.append(stop)
+        object.__setattr__(self, "boundaries", tuple(boundaries))
+        object.__setattr__(self, "runs", tuple(runs))
 
     @property
     def length(self) -> int:

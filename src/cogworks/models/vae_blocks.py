@@ -1,0 +1,91 @@
+"""Blocks of the 3D causal VAE: residual block, downsampling, upsampling.
+
+Letters: B batch, C channels, T frames, c latent channels, t latent frames.
+Source: arXiv:2408.06072, section 2.1 and its appendix.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, cat, nn
+from torch.nn import functional as F
+
+from cogworks.nn.causal_conv import CausalConv3d
+from cogworks.nn.norm import GroupNorm, SpatialNorm, repeat_frames
+from cogworks.nn.time_context import TimeContext
+
+
+class EncoderBlock(nn.Module):
+    """Two rounds of norm, SiLU and causal convolution beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(groups, in_channels, eps)
+        self.conv1 = CausalConv3d(in_channels, out_channels)
+        self.norm2 = GroupNorm(groups, out_channels, eps)
+        self.conv2 = CausalConv3d(out_channels, out_channels)
+        self.shortcut = _shortcut(in_channels, out_channels)
+
+    def forward(self, x: Tensor, context: TimeContext) -> Tensor:  # (B, C, T, H, W) -> (B, C', T, H, W)
+        h = self.conv1(F.silu(self.norm1(x, context)), context)
+        h = self.conv2(F.silu(self.norm2(h, context)), context)
+        return self.shortcut(x) + h
+
+
+class DecoderBlock(nn.Module):
+    """The same with spatial norms, which see the latents that entered the decoder."""
+
+    def __init__(self, in_channels: int, out_channels: int, latent_channels: int, groups: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = SpatialNorm(in_channels, latent_channels, groups, eps)
+        self.conv1 = CausalConv3d(in_channels, out_channels)
+        self.norm2 = SpatialNorm(out_channels, latent_channels, groups, eps)
+        self.conv2 = CausalConv3d(out_channels, out_channels)
+        self.shortcut = _shortcut(in_channels, out_channels)
+
+    def forward(self, x: Tensor, context: TimeContext, latents: Tensor, lead: int) -> Tensor:
+        """(B, C, T, H, W), (B, c, t, h, w) -> (B, C', T, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x, context, latents, lead)), context)
+        h = self.conv2(F.silu(self.norm2(h, context, latents, lead)), context)
+        return self.shortcut(x) + h
+
+
+class Downsample(nn.Module):
+    """Average frames in pairs, where `in_time`, then a 3x3 convolution of stride 2 in each frame."""
+
+    def __init__(self, channels: int, in_time: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.in_time = in_time
+
+    def forward(self, x: Tensor, lead: int) -> Tensor:
+        """(B, C, T, H, W) -> (B, C, lead + (T - lead) / 2, H / 2, W / 2); T is kept where not `in_time`."""
+        if self.in_time:
+            pooled = (x[:, :, lead::2] + x[:, :, lead + 1 :: 2]) * 0.5
+            x = cat([x[:, :, :lead], pooled], dim=2) if lead else pooled
+        pictures = x.transpose(1, 2).flatten(0, 1)
+        pictures = self.conv(F.pad(pictures, (0, 1, 0, 1)))  # zeros on the right and at the bottom only
+        return pictures.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+
+
+class Upsample(nn.Module):
+    """Double height and width by repetition, a 3x3 convolution in each frame, then double frames where `in_time`.
+
+    The convolution acts on each frame alone, so frames are doubled after it, at half the work of doubling before.
+    """
+
+    def __init__(self, channels: int, in_time: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.in_time = in_time
+
+    def forward(self, x: Tensor, lead: int) -> Tensor:
+        """(B, C, T, H, W) -> (B, C, lead + 2 (T - lead), 2H, 2W); T is kept where not `in_time`."""
+        batch, channels, frames, height, width = x.shape
+        pictures = x.transpose(1, 2)[..., None, :, None].expand(-1, -1, -1, -1, 2, -1, 2)
+        pictures = self.conv(pictures.reshape(batch * frames, channels, 2 * height, 2 * width))
+        x = pictures.unflatten(0, (batch, frames)).transpose(1, 2)
+        return repeat_frames(x, 2, lead) if self.in_time else x
+
+
+def _shortcut(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.Identity() if in_channels == out_channels else nn.Conv3d(in_channels, out_channels, 1)

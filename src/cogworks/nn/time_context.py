@@ -1,0 +1,107 @@
+"""Time context: what a causal network knows about the frames around the piece it is given.
+
+A clip may reach the VAE whole, chunk by chunk, or split over processes. Three questions then depend on where the
+piece stands in time, and a `TimeContext` answers them; the networks only ask:
+
+    extend         which frames stand before the first one of a causal convolution;
+    lead_frames    whether the first frame is the first of the clip, which time resampling leaves alone;
+    statistics     over which frames a group norm takes its mean and variance.
+
+`Start` and `Stream` are the answers for one process. An answer for several, where the frames before the first come
+from another process, is a further subclass, handed to the same networks.
+
+Letters: B batch, C channels, T frames, G norm groups.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class TimeContext(ABC):
+    """Where a piece of a clip stands in time. One object serves one network and one clip."""
+
+    @abstractmethod
+    def extend(self, conv: nn.Module, x: Tensor, frames: int) -> Tensor:
+        """Put the `frames` frames that come before `x` in front of it.
+
+        Args:
+            conv: the convolution that asks; a key for what is carried from one piece to the next.
+            x: (B, C, T, H, W), the input of the convolution.
+            frames: how many; kernel length in time minus one.
+
+        Returns:
+            (B, C, frames + T, H, W).
+        """
+
+    @abstractmethod
+    def lead_frames(self, frames: int) -> int:
+        """How many frames at the front (0 or 1) stand apart when time is halved or doubled.
+
+        A network asks once, when a piece of `frames` frames enters.
+        """
+
+    def statistics(self, x: Tensor, groups: int) -> tuple[Tensor, Tensor] | None:
+        """Mean and biased variance, each (B, G), for a group norm of `x` (B, C, T, ...).
+
+        None, the default, means those of `x` itself.
+        """
+        return None
+
+
+class Start(TimeContext):
+    """The piece is the whole clip, or its beginning: the first frame is repeated in front. Trainable.
+
+    Args:
+        first_frame_apart: the published rule: of an odd number of frames the first stands apart, an even number is
+            resampled in pairs throughout. False: no frame ever stands apart (the 1.5 models' own decoding).
+    """
+
+    def __init__(self, *, first_frame_apart: bool = True) -> None:
+        self.first_frame_apart = first_frame_apart
+
+    def extend(self, conv: nn.Module, x: Tensor, frames: int) -> Tensor:
+        return repeat_first(x, frames)
+
+    def lead_frames(self, frames: int) -> int:
+        return frames % 2 if self.first_frame_apart else 0
+
+
+class Stream(TimeContext):
+    """Consecutive pieces of one clip, each continuing where the last one ended. Inference only.
+
+    Holds the last frames of every convolution's input. The first piece is treated as by `Start`, later pieces have no
+    frame apart. Group norms see one piece at a time, so the result depends on where the clip is cut.
+
+    Args:
+        first_frame_apart: as for `Start`, for the first piece.
+    """
+
+    def __init__(self, *, first_frame_apart: bool = True) -> None:
+        self.first_frame_apart = first_frame_apart
+        self._carried: dict[nn.Module, Tensor] = {}
+
+    def extend(self, conv: nn.Module, x: Tensor, frames: int) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise RuntimeError("a Stream keeps no gradients between pieces; use torch.no_grad(), or Start to train")
+        carried = self._carried.get(conv)
+        extended = repeat_first(x, frames) if carried is None else torch.cat([carried, x], dim=2)
+        self._carried[conv] = extended[:, :, extended.shape[2] - frames :].clone()
+        return extended
+
+    def lead_frames(self, frames: int) -> int:
+        started = bool(self._carried)
+        return frames % 2 if self.first_frame_apart and not started else 0
+
+    @property
+    def carried_elements(self) -> int:
+        """Number of elements held between pieces; it does not grow with the length of the clip."""
+        return sum(frames.numel() for frames in self._carried.values())
+
+
+def repeat_first(x: Tensor, frames: int) -> Tensor:
+    """Put `frames` copies of the first frame in front: (B, C, T, ...) -> (B, C, frames + T, ...)."""
+    return torch.cat([x[:, :, :1]] * frames + [x], dim=2)

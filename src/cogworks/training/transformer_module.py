@@ -1,0 +1,78 @@
+"""One training step of the transformer: latents and captions to a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from cogworks.config.recipe import TransformerRecipe
+from cogworks.config.variants import Variant
+from cogworks.diffusion.schedule import NoiseSchedule
+from cogworks.diffusion.timesteps import draw_timesteps
+from cogworks.models.text_encoder import TextEncoder
+from cogworks.models.transformer import Transformer
+from cogworks.rng import generator_for
+from cogworks.training.batches import Batch
+from cogworks.training.optim import MuonAndAdamW, trapezoid
+
+
+class TransformerModule(L.LightningModule):
+    """v-prediction with caption dropout; noise and timesteps are keyed by (seed, step, replica).
+
+    Args:
+        encode: pixels (B, 3, T, H, W) -> diffusion latents (B, C, t, h, w), without gradient.
+        tokenize: captions -> ids (B, M).
+    """
+
+    def __init__(
+        self,
+        recipe: TransformerRecipe,
+        variant: Variant,
+        encode: Callable[[Tensor], Tensor],
+        tokenize: Callable[[list[str]], Tensor],
+    ) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.encode = encode
+        self.tokenize = tokenize
+        self.schedule = NoiseSchedule(variant.schedule)
+        self.num_timesteps = variant.schedule.num_timesteps
+        self.transformer = Transformer(variant.transformer)
+        self.text_encoder = TextEncoder(variant.text_encoder)
+        self.transformer.initialise(generator_for(recipe.seed, "transformer"))
+        self.text_encoder.initialise(generator_for(recipe.seed, "text encoder"))
+        self.text_encoder.requires_grad_(recipe.train_text_encoder)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        generator = generator_for(self.recipe.seed, "step", batch.number, self.global_rank)
+        with torch.no_grad():
+            x0 = self.encode(batch.pixels)
+        size = len(x0)
+        timesteps = draw_timesteps(size, generator, num_timesteps=self.num_timesteps, power=self.recipe.timestep_power)
+        noise = torch.randn(x0.shape, generator=generator)
+        dropped = torch.rand(size, generator=generator) < self.recipe.caption_dropout
+        captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
+        alpha, sigma = (level.float().view(-1, 1, 1, 1, 1) for level in self.schedule.levels(timesteps))
+        text_emb = self.text_encoder(self.tokenize(captions))
+        v = self.transformer(alpha * x0 + sigma * noise, timesteps, text_emb)
+        per_sample = (v - (alpha * noise - sigma * x0)).square().mean((1, 2, 3, 4))
+        self._log(per_sample.detach(), timesteps)
+        return per_sample.mean()
+
+    def _log(self, per_sample: Tensor, timesteps: Tensor) -> None:
+        self.log("loss", per_sample.mean(), prog_bar=True)
+        quarter = timesteps * 4 // self.num_timesteps
+        for index in range(4):
+            if (quarter == index).any():
+                self.log(f"loss/quarter_{index}", per_sample[quarter == index].mean())
+
+    def configure_optimizers(self) -> dict[str, object]:
+        matrices = [p for p in self.transformer.blocks.parameters() if p.ndim == 2]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in self.parameters() if p.requires_grad and id(p) not in chosen]
+        optimizer = MuonAndAdamW(matrices, others, self.recipe.matrix_learning_rate, self.recipe.learning_rate)
+        schedule = trapezoid(optimizer, self.recipe.steps, self.recipe.warmup_steps, self.recipe.cooldown)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
