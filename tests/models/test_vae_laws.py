@@ -132,6 +132,16 @@ def test_decode_stream_is_lazy_and_keeps_no_piece(vae: VAE, monkeypatch: pytest.
     assert calls == [3, 2]
 
 
+def test_half_precision_stays_and_is_close(vae: VAE) -> None:
+    """bfloat16 keeps 8 bits: a few percent after some twenty layers."""
+    half = VAE(SMALL_CONFIG).bfloat16().requires_grad_(False)
+    half.load_state_dict(vae.state_dict())
+    latents = random_clip(1, 4, 3, 2, 3)
+    decoded, expected = half.decode(latents.bfloat16()), vae.decode(latents)
+    assert decoded.dtype == torch.bfloat16
+    assert (decoded.float() - expected).norm() / expected.norm() < 0.05
+
+
 def test_posterior_moments() -> None:
     mean, logvar = torch.full((1, 1, 20, 50, 50), 2.0), torch.full((1, 1, 20, 50, 50), -1.0)
     posterior = Posterior.from_moments(torch.cat([mean, logvar], dim=1))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cogworks.nn import causal_conv
 from cogworks.nn.causal_conv import CausalConv3d
 from cogworks.nn.time_context import Start, Stream, repeat_first
 
@@ -36,6 +37,18 @@ def test_nothing_looks_ahead(conv: CausalConv3d) -> None:
     before, after = conv(x, Start()), conv(changed, Start())
     assert torch.equal(before[:, :, :4], after[:, :, :4])
     assert not torch.equal(before[:, :, 4], after[:, :, 4])
+
+
+@pytest.mark.parametrize("max_elements", [1, 500, 700])
+def test_large_inputs_are_split(conv: CausalConv3d, monkeypatch: pytest.MonkeyPatch, max_elements: int) -> None:
+    """Pieces of one frame, of several, and a last one that is shorter."""
+    x, sizes = clip(7), []
+    expected = conv(x, Start())
+    whole = conv._convolve
+    monkeypatch.setattr(causal_conv, "MAX_ELEMENTS", max_elements)
+    monkeypatch.setattr(conv, "_convolve", lambda piece: sizes.append(piece.shape[2]) or whole(piece))
+    torch.testing.assert_close(conv(x, Start()), expected, atol=1e-6, rtol=1e-6)
+    assert sizes == {1: [3] * 7, 500: [4, 4, 4, 3], 700: [5, 5, 3]}[max_elements]
 
 
 def test_weights_are_drawn_as_torch_draws_them() -> None:

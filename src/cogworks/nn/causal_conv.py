@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from cogworks.nn.time_context import TimeContext
 
 KERNEL = 3
+# Kernels that index with 32 bits fail or slow down on larger inputs; the published code splits at the same size.
+MAX_ELEMENTS = 2**30
 
 
 class CausalConv3d(nn.Module):
@@ -36,4 +38,17 @@ class CausalConv3d(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor, context: TimeContext) -> Tensor:  # (B, C, T, H, W) -> (B, C', T, H, W)
-        return F.conv3d(context.extend(self, x, KERNEL - 1), self.weight, self.bias, padding=(0, 1, 1))
+        x = context.extend(self, x, KERNEL - 1)
+        if x.numel() <= MAX_ELEMENTS:
+            return self._convolve(x)
+        return torch.cat([self._convolve(piece) for piece in _overlapping_pieces(x)], dim=2)
+
+    def _convolve(self, x: Tensor) -> Tensor:  # (B, C, T + 2, H, W) -> (B, C', T, H, W)
+        return F.conv3d(x, self.weight, self.bias, padding=(0, 1, 1))
+
+
+def _overlapping_pieces(x: Tensor) -> list[Tensor]:
+    """Views of at most MAX_ELEMENTS (three frames at the least), whose convolutions joined are that of `x`."""
+    before = KERNEL - 1
+    size = max(MAX_ELEMENTS // x[:, :, 0].numel() - before, 1)
+    return [x[:, :, start : start + size + before] for start in range(0, x.shape[2] - before, size)]

@@ -66,4 +66,3 @@ def build(kind: type[T], origin: str, **values: Any) -> T:
         if first["loc"]:
             message = f"{'.'.join(map(str, first['loc']))}: {message}, got {first['input']!r}"
         raise WeightsError(f"{origin}: {message}") from None
-

@@ -156,7 +156,10 @@ def write_transformer(config: TransformerConfig) -> dict[str, Any]:
     positions = {("none", "sincos"), ("crop", "none"), ("crop", "learned"), ("slice", "none"), ("slice", "learned")}
     for what, fits in (
         (f"patches of {patch_h} x {patch_w}", patch_h == patch_w),
-        (f"rope {config.rope!r} with table {config.position_table!r}", (config.rope, config.position_table) in positions),
+        (
+            f"rope {config.rope!r} with table {config.position_table!r}",
+            (config.rope, config.position_table) in positions,
+        ),
         (f"patches of {patch_t} latent frames with rope {config.rope!r}", patch_t == 1 or config.rope == "slice"),
         (f"mlp_ratio {config.mlp_ratio}", config.mlp_ratio == _MLP_RATIO),
         (f"qk_norm_eps {config.qk_norm_eps}", config.qk_norm_eps == _QK_NORM_EPS),
@@ -194,7 +197,9 @@ def read_vae(config: Mapping[str, Any], origin: str) -> VAEConfig:
     values = _VAE.read(config, origin)
     blocks = {*values["down_block_types"], *values["up_block_types"]}
     if values["in_channels"] != values["out_channels"] or blocks != {_DOWN_BLOCK, _UP_BLOCK}:
-        raise WeightsError(f"{origin}: only {_DOWN_BLOCK} and {_UP_BLOCK} with as many channels in as out are supported")
+        raise WeightsError(
+            f"{origin}: only {_DOWN_BLOCK} and {_UP_BLOCK} with as many channels in as out are supported"
+        )
     return build(
         VAEConfig,
         origin,

@@ -244,7 +244,9 @@ def _find(key: str, rules: Sequence[Rule]) -> tuple[int, dict[str, str]] | None:
 @lru_cache(maxsize=4096)
 def _pattern(template: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", template)
-    texts = [re.escape(part) if i % 2 == 0 else f"(?P<{part}>{_FIELDS.get(part, '[0-9]+')})" for i, part in enumerate(parts)]
+    texts = [
+        re.escape(part) if i % 2 == 0 else f"(?P<{part}>{_FIELDS.get(part, '[0-9]+')})" for i, part in enumerate(parts)
+    ]
     return re.compile("".join(texts))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -48,9 +48,7 @@ def read_diffusers_variant(folder: Path) -> Variant:
     transformer = configs.read_transformer(read_json(transformer_file), str(transformer_file))
     vae = configs.read_vae(read_json(vae_file), str(vae_file))
     schedule = configs.read_schedule(scheduler, str(schedule_file))
-    text_encoder = (
-        text_configs.read_text_encoder(read_json(text_file), str(text_file)) if text_file.is_file() else None
-    )
+    text_encoder = text_configs.read_text_encoder(read_json(text_file), str(text_file)) if text_file.is_file() else None
     row = read_variant_file(folder) or known_variant(transformer, vae, schedule)
     if row is None:
         row = Variant(
@@ -72,13 +70,17 @@ def read_diffusers_variant(folder: Path) -> Variant:
     )
 
 
-def write_diffusers_variant(folder: Path, variant: Variant, components: Mapping[str, bool]) -> None:
-    """Write every configuration file of `variant`; the same variant gives the same bytes.
+def write_diffusers_variant(folder: Path, variant: Variant, present: Collection[str]) -> None:
+    """Write the configuration files of `variant`; the same variant gives the same bytes.
 
     Args:
         folder: root of the layout.
         variant: what to write.
-        components: for `transformer`, `vae`, `text_encoder` and `tokenizer`, whether the folder has it.
+        present: those of `transformer`, `vae`, `text_encoder` and `tokenizer` that the folder has weights of; the
+            others are marked as absent in `model_index.json`.
+
+    Raises:
+        WeightsError: the files cannot say what `variant` says.
     """
     scheduler = configs.write_schedule(variant.schedule, variant.defaults.sampler)
     classes = {
@@ -91,15 +93,13 @@ def write_diffusers_variant(folder: Path, variant: Variant, components: Mapping[
     index = {
         "_class_name": _PIPELINES[1 if variant.takes_image else 0],
         "_diffusers_version": DIFFUSERS_VERSION,
-        **{name: pair if components.get(name, True) else [None, None] for name, pair in classes.items()},
+        **{name: pair if name in (*present, "scheduler") else [None, None] for name, pair in classes.items()},
     }
     write_json(folder / "model_index.json", index)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    if components["transformer"]:
-        write_json(folder / "transformer" / "config.json", configs.write_transformer(variant.transformer))
-    if components["vae"]:
-        write_json(folder / "vae" / "config.json", configs.write_vae(variant.vae))
-    if components["text_encoder"]:
+    write_json(folder / "transformer" / "config.json", configs.write_transformer(variant.transformer))
+    write_json(folder / "vae" / "config.json", configs.write_vae(variant.vae))
+    if "text_encoder" in present:
         config = text_configs.write_text_encoder(variant.text_encoder)
         write_json(folder / "text_encoder" / "config.json", config)
     write_variant_file(folder, variant)

@@ -8,8 +8,8 @@ Source: SwissArmyTransformer's CogVideoX checkpoints (docs/parity.md#weights).
 from __future__ import annotations
 
 from cogworks.config.architecture import TransformerConfig
-from cogworks.weights.maps.diffusers import residual_block_rules, spatial_norm_rules
 from cogworks.weights.mapping import Rule, drop, flattened_columns, same
+from cogworks.weights.maps.diffusers import residual_block_rules, spatial_norm_rules
 
 TRANSFORMER_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -23,9 +23,7 @@ def transformer_rules(config: TransformerConfig) -> tuple[Rule, ...]:
     patch = (
         same(f"mixins.{weight}", weight)
         if config.rope == "slice"
-        else Rule(
-            (f"mixins.{weight}",), (weight,), flattened_columns((config.in_channels, *config.patch_size[1:]))
-        )
+        else Rule((f"mixins.{weight}",), (weight,), flattened_columns((config.in_channels, *config.patch_size[1:])))
     )
     return (
         patch,

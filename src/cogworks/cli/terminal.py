@@ -1,0 +1,113 @@
+"""What the commands share: results on stdout, talk and progress on stderr, options with one meaning everywhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Self
+
+from cyclopts import Parameter
+
+from cogworks.errors import RequestError
+
+if TYPE_CHECKING:
+    from cogworks.pipelines.progress import Progress
+
+AsJson = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
+Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+"""A flag without a `--no-` form."""
+
+_LABELS = {
+    "load": "loading",
+    "encode": "reading the prompt",
+    "steps": "sampling",
+    "decode": "decoding",
+    "write": "writing",
+}
+# Seconds that the speed of a bar is averaged over: one step of a large model may take a minute.
+SPEED_WINDOW_SECONDS = 600.0
+
+
+def say(text: str) -> None:
+    """Talk to the person: one line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def result(text: str, values: Mapping[str, object], *, as_json: bool) -> None:
+    """Print what a command found: `text`, or `values` as one JSON object."""
+    print(json.dumps(values, ensure_ascii=False) if as_json else text)
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise RequestError if `path` exists and may not be replaced."""
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder, and a file is to be written")
+    if path.exists() and not force:
+        raise RequestError(f"{path} is already there; --force replaces it, --output chooses another name")
+
+
+def configure_logging() -> None:
+    """Send the library's log to stderr: notes of our own, warnings of everyone."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, _TalkHandler) for handler in root.handlers):
+        root.addHandler(_TalkHandler())
+    logging.getLogger("cogworks").setLevel(logging.INFO)
+
+
+class _TalkHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        say(f"{prefix}{record.getMessage()}")
+
+
+class ProgressDisplay:
+    """Shows how far a command is: bars with the time left on a terminal, one line for each phase elsewhere.
+
+    An instance is what a pipeline takes as `on_progress`.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        # stdout stays as it is: results are printed there, also while bars are on stderr.
+        bars = Bars(*columns, console=console, redirect_stdout=False, speed_estimate_period=SPEED_WINDOW_SECONDS)
+        self._bars = bars if console.is_terminal else None
+        self._tasks: dict[str, object] = {}
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        self.show(_LABELS[progress.phase], progress.done, progress.total)
+
+    def show(self, label: str, done: int, total: int) -> None:
+        """Say that `done` of `total` units of what `label` names are done."""
+        if self._bars is None:
+            if label not in self._tasks:
+                self._tasks[label] = None
+                say(label if total == 1 else f"{label}: {total}")
+            return
+        if label not in self._tasks:
+            self._tasks[label] = self._bars.add_task(label, total=total)
+        self._bars.update(self._tasks[label], completed=done, total=total)  # type: ignore[arg-type]

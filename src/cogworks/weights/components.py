@@ -1,0 +1,100 @@
+"""The weights of each component of a folder, by our names, whatever the layout; and the empty networks they fill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from cogworks.config.variants import Variant
+from cogworks.errors import WeightsError
+from cogworks.models.text_encoder import TextEncoder
+from cogworks.models.transformer import Transformer
+from cogworks.models.vae import VAE
+from cogworks.weights.files import DIFFUSERS_STEM, TRANSFORMERS_STEM, open_weights
+from cogworks.weights.mapping import LazyTensor, Rule, State, convert
+from cogworks.weights.maps import diffusers, sat
+from cogworks.weights.sat_files import find_sat
+from cogworks.weights.sat_state import open_sat_transformer, open_sat_vae
+from cogworks.weights.source import ModelFolder
+
+
+@dataclass(frozen=True)
+class Component:
+    """The tensors of one file as it names them, and the table to our names.
+
+    Attributes:
+        origin: the file or folder, for messages.
+    """
+
+    state: State
+    rules: Sequence[Rule]
+    origin: str
+
+    def tensors(self, network: nn.Module) -> dict[str, LazyTensor]:
+        """The tensors by our names; nothing is read.
+
+        Args:
+            network: what they are for, on any device; only names and shapes are looked at.
+
+        Raises:
+            WeightsError: they do not fit `network`.
+        """
+        expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+        return convert(self.state, self.rules, origin=self.origin, expected=expected)
+
+
+def empty_transformer(variant: Variant) -> Transformer:
+    """The transformer on the meta device."""
+    with torch.device("meta"):
+        return Transformer(variant.transformer)
+
+
+def empty_vae(variant: Variant) -> VAE:
+    """The VAE on the meta device."""
+    with torch.device("meta"):
+        return VAE(variant.vae)
+
+
+def empty_text_encoder(variant: Variant) -> TextEncoder:
+    """The text encoder on the meta device."""
+    with torch.device("meta"):
+        return TextEncoder(variant.text_encoder)
+
+
+def open_transformer(folder: ModelFolder, variant: Variant) -> Component:
+    """The transformer's tensors. Raises WeightsError if the file is missing or damaged."""
+    if folder.layout == "sat":
+        path = find_sat(folder.path).transformer
+        return Component(open_sat_transformer(path), sat.transformer_rules(variant.transformer), str(path))
+    place = folder.path / "transformer"
+    state = open_weights(place, DIFFUSERS_STEM, folder.file_variant)
+    return Component(state, diffusers.transformer_rules(variant.transformer), str(place))
+
+
+def open_vae(folder: ModelFolder, variant: Variant) -> Component:
+    """The VAE's tensors. Raises WeightsError if the file is missing or damaged."""
+    if folder.layout == "sat":
+        path = find_sat(folder.path).vae
+        if path is None:
+            raise WeightsError(f"{folder.path} has no VAE: put it at vae/3d-vae.pt")
+        return Component(open_sat_vae(path), sat.vae_rules(len(variant.vae.widths)), str(path))
+    place = folder.path / "vae"
+    return Component(open_weights(place, DIFFUSERS_STEM, folder.file_variant), diffusers.VAE_RULES, str(place))
+
+
+def open_text_encoder(folder: ModelFolder) -> Component:
+    """The text encoder's tensors. Raises WeightsError if the file is missing or damaged."""
+    place = folder.path / "text_encoder"
+    if folder.layout == "sat":
+        found = find_sat(folder.path).text_encoder
+        if found is None:
+            raise WeightsError(
+                f"{folder.path} has no text encoder: put it at t5-v1_1-xxl, or name another model that has it "
+                "(text_encoder=)"
+            )
+        place = found
+    state = open_weights(place, TRANSFORMERS_STEM, folder.file_variant)
+    return Component(state, diffusers.TEXT_ENCODER_RULES, str(place))
