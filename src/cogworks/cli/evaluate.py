@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cogworks.evaluation.run import ModelReport
     from cogworks.evaluation.shapes_eval import Share
 
-_STAGES = {"prompts": "generating and reading", "clips": "reconstructing clips"}
+_STAGES = {"prompts": "generating and reading", "clips": "reconstructing"}
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
         report = evaluate_model(
             pipeline,
             samples=samples,
-            on_progress=lambda stage, done, total: display.show(_STAGES[stage], done, total),
+            on_progress=lambda stage, done, total: display.show(_STAGES[stage], done, total, stage),
         )
     values = report.to_json()
     if output is not None:

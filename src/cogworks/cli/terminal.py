@@ -15,18 +15,21 @@ from cyclopts import Parameter
 from cogworks.errors import RequestError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from cogworks.pipelines.progress import Progress
 
 AsJson = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 """A flag without a `--no-` form."""
 
-_LABELS = {
-    "load": "loading",
-    "encode": "reading the prompt",
-    "steps": "sampling",
-    "decode": "decoding",
-    "write": "writing",
+# What a phase of the pipeline is called, and what it counts.
+_PHASES = {
+    "load": ("loading", ""),
+    "encode": ("reading the prompt", ""),
+    "steps": ("sampling", "steps"),
+    "decode": ("decoding", "latent frames"),
+    "write": ("writing", ""),
 }
 # Seconds that the speed of a bar is averaged over: one step of a large model may take a minute.
 SPEED_WINDOW_SECONDS = 600.0
@@ -85,7 +88,7 @@ class ProgressDisplay:
         # stdout stays as it is: results are printed there, also while bars are on stderr.
         bars = Bars(*columns, console=console, redirect_stdout=False, speed_estimate_period=SPEED_WINDOW_SECONDS)
         self._bars = bars if console.is_terminal else None
-        self._tasks: dict[str, object] = {}
+        self._started: dict[str, TaskID | None] = {}
 
     def __enter__(self) -> Self:
         if self._bars is not None:
@@ -99,15 +102,18 @@ class ProgressDisplay:
             self._bars.stop()
 
     def __call__(self, progress: Progress) -> None:
-        self.show(_LABELS[progress.phase], progress.done, progress.total)
+        label, unit = _PHASES[progress.phase]
+        self.show(label, progress.done, progress.total, unit)
 
-    def show(self, label: str, done: int, total: int) -> None:
-        """Say that `done` of `total` units of what `label` names are done."""
+    def show(self, label: str, done: int, total: int, unit: str = "") -> None:
+        """Say that of what `label` names, `done` of `total` units are done; no `unit` means that it is one thing."""
         if self._bars is None:
-            if label not in self._tasks:
-                self._tasks[label] = None
-                say(label if total == 1 else f"{label}: {total}")
+            if label not in self._started:
+                self._started[label] = None
+                say(f"{label}, {total} {unit}" if unit else label)
             return
-        if label not in self._tasks:
-            self._tasks[label] = self._bars.add_task(label, total=total)
-        self._bars.update(self._tasks[label], completed=done, total=total)  # type: ignore[arg-type]
+        task = self._started.get(label)
+        if task is None:
+            task = self._started[label] = self._bars.add_task(label)
+        # A single thing has no time left to tell: its bar moves to and fro until it is done.
+        self._bars.update(task, completed=done, total=total if unit or done else None)

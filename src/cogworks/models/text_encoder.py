@@ -101,8 +101,9 @@ class TextEncoder(nn.Module):
         """Cast the weights in place. In float16 the `down` linears stay float32: the published T5 overflows else."""
         self.to(dtype)
         if dtype == torch.float16:
-            for block in self.blocks:
-                block.mlp.down.to(torch.float32)
+            for module in self.modules():
+                if isinstance(module, GatedFeedForward):
+                    module.down.to(torch.float32)
         return self
 
     @torch.no_grad()
@@ -113,8 +114,9 @@ class TextEncoder(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.weight.normal_(std=module.in_features**-0.5, generator=generator)
-        for block in self.blocks:  # attention is unscaled: the scale sits in q
-            block.attention.q.weight.mul_(self.config.head_width**-0.5)
+        for module in self.modules():
+            if isinstance(module, Attention):  # attention is unscaled: the scale sits in q
+                module.q.weight.mul_(self.config.head_width**-0.5)
 
 
 def relative_buckets(num_tokens: int, num_buckets: int, max_distance: int) -> Tensor:

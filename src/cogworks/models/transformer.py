@@ -25,7 +25,7 @@ from cogworks.nn.embeddings import (
 )
 from cogworks.nn.layout import Segment, StepInfo, TokenLayout
 from cogworks.nn.linear import StackedLinear
-from cogworks.nn.modulation import BlockModulation, BlockModulationLinear, activate
+from cogworks.nn.modulation import BlockModulation, BlockModulationLinear, activate, block_modulation
 from cogworks.nn.rope import rope_table
 
 
@@ -101,8 +101,9 @@ class Transformer(nn.Module):
         if self.ofs_embed is not None:
             conditioning = conditioning + self.ofs_embed(ofs)
         activated = activate(conditioning)[:, None]  # (B, 1, E)
-        shift, scale = self.modulation_out.split(self.modulation_out(activated))
-        return ModulationTable([linear.table(activated) for linear in self.modulations], shift, scale)
+        shift, scale = self.modulation_out(activated).chunk(2, dim=-1)
+        blocks = [block_modulation(linear(activated)) for linear in self.modulations]
+        return ModulationTable(blocks, shift, scale)
 
     def layout(self, latents: Tensor, text_emb: Tensor) -> TokenLayout:
         """The layout of a batch. Raises ValueError if the latents do not divide into patches."""
@@ -126,10 +127,10 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear):
                 module.weight.normal_(std=module.in_features**-0.5, generator=generator)
                 module.bias.zero_()
-        for linear in self.modulations:
-            linear.weight.zero_()
-            for name in linear.names:
-                linear.bias[linear.rows(name)] = float("gate" in name)
+            if isinstance(module, BlockModulationLinear):
+                module.weight.zero_()
+                for name in module.names:
+                    module.bias[module.rows(name)] = float("gate" in name)
         self.modulation_out.weight.zero_()
         self.proj_out.weight.zero_()
 

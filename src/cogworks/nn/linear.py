@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class StackedLinear(nn.Linear):
@@ -28,7 +27,3 @@ class StackedLinear(nn.Linear):
             raise KeyError(f"no row block named {name!r}; this layer has {', '.join(self.names)}")
         start = self.names.index(name) * self.block_features
         return slice(start, start + self.block_features)
-
-    def split(self, y: Tensor) -> tuple[Tensor, ...]:
-        """(..., len(names) * F) -> one view (..., F) per block."""
-        return torch.unbind(y.unflatten(-1, (len(self.names), self.block_features)), dim=-2)

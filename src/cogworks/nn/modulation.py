@@ -36,24 +36,29 @@ class BlockModulation(NamedTuple):
 
 
 class BlockModulationLinear(StackedLinear):
-    """(B, R, E) conditioning, already through SiLU -> the modulation of one block."""
+    """(B, R, E) conditioning, already through SiLU -> the 12 rows of one block, (B, R, 12 D)."""
 
     def __init__(self, time_width: int, width: int) -> None:
         super().__init__(time_width, width, BLOCK_ROWS)
 
-    def table(self, activated: Tensor) -> BlockModulation:
-        rows = self(activated).unflatten(-1, (2, 6, self.block_features)).unbind(dim=-2)  # 6 x (B, R, 2, D)
-        return BlockModulation(Modulation(*rows[:3]), Modulation(*rows[3:]))
+
+def block_modulation(rows: Tensor) -> BlockModulation:
+    """Name the output (B, R, 12 D) of a block's modulation linear."""
+    parts = rows.unflatten(-1, (2, 6, -1)).unbind(dim=-2)  # 6 x (B, R, 2, D)
+    return BlockModulation(Modulation(*parts[:3]), Modulation(*parts[3:]))
 
 
 def modulated_norm(norm: nn.LayerNorm, x: Tensor, rows: Modulation, layout: TokenLayout) -> Tensor:
     """norm(x) * (1 + scale) + shift, each run of tokens with its own rows. (B, N, D) -> (B, N, D)"""
     normed = norm(x)
     runs = [
-        torch.addcmul(rows.shift[:, r.modulation_row, r.modality, None], normed[:, r.start : r.stop],
-                      1 + rows.scale[:, r.modulation_row, r.modality, None])
+        torch.addcmul(
+            rows.shift[:, r.modulation_row, r.modality, None],
+            normed[:, r.start : r.stop],
+            1 + rows.scale[:, r.modulation_row, r.modality, None],
+        )
         for r in layout.runs
-    ]  # fmt: skip
+    ]
     return torch.cat(runs, dim=1)
 
 

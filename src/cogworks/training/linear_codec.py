@@ -31,7 +31,7 @@ class LinearCodec:
     @classmethod
     def fit(cls, pixels: Tensor, channels: int) -> Self:
         """Find the components of pixels (B, 3, 4k+1, H, W) in [-1, 1]."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for kind, blocks in zip(("first", "rest"), _blocks(pixels), strict=True):
             rows = blocks.flatten(0, -2)
             mean = rows.mean(0)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from cogworks.config.recipe import TransformerRecipe
@@ -69,7 +70,7 @@ class TransformerModule(L.LightningModule):
             if (quarter == index).any():
                 self.log(f"loss/quarter_{index}", per_sample[quarter == index].mean())
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         matrices = [p for p in self.transformer.blocks.parameters() if p.ndim == 2]
         chosen = {id(p) for p in matrices}
         others = [p for p in self.parameters() if p.requires_grad and id(p) not in chosen]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -78,7 +79,7 @@ class VAEModule(L.LightningModule):
             ]
         )
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
         )

@@ -1,0 +1,66 @@
+"""A model for the command line to run: the networks of `tiny`, smaller, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cogworks.cli.main import main
+from cogworks.config.variants import TINY
+from cogworks.models.text_encoder import TextEncoder
+from cogworks.models.tokenizer import Tokenizer
+from cogworks.models.transformer import Transformer
+from cogworks.models.vae import VAE
+from cogworks.weights.save import save_pretrained
+from helpers.small_models import small_spiece
+
+VARIANT = replace(
+    TINY,
+    name="random",
+    transformer=replace(TINY.transformer, num_layers=1, num_heads=2, text_width=32, text_tokens=16, time_width=32),
+    vae=replace(TINY.vae, widths=(4, 4, 4, 4)),
+    text_encoder=replace(TINY.text_encoder, width=32, head_width=16, num_heads=2, num_layers=1, mlp_width=32),
+    defaults=replace(TINY.defaults, height=32, width=32, num_frames=9, steps=2),
+)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a model that generates noise, fast."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "random"
+    save_pretrained(
+        folder,
+        VARIANT,
+        transformer=Transformer(VARIANT.transformer),
+        vae=VAE(VARIANT.vae),
+        text_encoder=TextEncoder(VARIANT.text_encoder),
+        tokenizer=Tokenizer(small_spiece()),
+    )
+    return str(folder)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Runs a command in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_command(*arguments: object) -> Ran:
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return run_command
