@@ -21,7 +21,7 @@ from helpers.small_models import small_spiece
 VARIANT = replace(
     TINY,
     name="random",
-    transformer=replace(TINY.transformer, num_layers=1, num_heads=2, text_width=32, text_tokens=16, time_width=32),
+    transformer=replace(TINY.transformer, num_layers=1, num_heads=2, text_width=32, text_tokens=64, time_width=32),
     vae=replace(TINY.vae, widths=(4, 4, 4, 4)),
     text_encoder=replace(TINY.text_encoder, width=32, head_width=16, num_heads=2, num_layers=1, mlp_width=32),
     defaults=replace(TINY.defaults, height=32, width=32, num_frames=9, steps=2),

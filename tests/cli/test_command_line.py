@@ -59,7 +59,7 @@ def test_every_verb_has_help_for_itself_and_every_option() -> None:
         commands = [app[verb]] if verb != "models" else [app["models"]["list"], app["models"]["show"]]
         for command in commands:
             assert command.help
-            for argument in command.assemble_argument_collection():
+            for argument in command.assemble_argument_collection(parse_docstring=True):
                 assert argument.parameter.help, f"{verb} {argument.name} has no help"
 
 

@@ -66,4 +66,6 @@ def test_clips_go_through_both_halves_of_the_vae(model: str) -> None:
     again = reconstruct_clips(pipeline, clips)
     assert again.shape == clips.shape
     assert again.dtype == np.uint8
-    np.testing.assert_array_equal(again[1], reconstruct_clips(pipeline, clips[1:])[0])
+    alone = reconstruct_clips(pipeline, clips[1:])[0]
+    np.testing.assert_allclose(again[1], alone.astype(float), atol=1)  # sums are rounded otherwise in a batch
+    assert abs(again[0].astype(float) - alone).max() > 1

@@ -111,6 +111,18 @@ def test_an_image_for_a_text_to_video_model_names_those_that_take_one(run: Run, 
     assert not Path("out.mp4").exists()
 
 
+def test_what_a_named_model_cannot_begin_from_is_said_before_it_is_loaded(run: Run) -> None:
+    Image.new("RGB", (32, 32)).save("first.png")
+    for model, options, words in (
+        ("cogvideox-2b", ("--image", "first.png"), "cogvideox-5b-i2v"),
+        ("cogvideox-5b-i2v", (), "needs an image"),
+    ):
+        ran = run("generate", PROMPT, "--model", model, *options)
+        assert ran.code == 2
+        assert words in ran.err
+        assert "loading" not in ran.err
+
+
 def test_no_file_is_overwritten_without_force(run: Run, model: str) -> None:
     Path("out.gif").write_text("mine")
     common = ("generate", PROMPT, "--model", model, "-o", "out.gif")

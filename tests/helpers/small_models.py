@@ -80,6 +80,7 @@ def t5_config() -> T5Config:
 def perturb(network: nn.Module, seed: int) -> nn.Module:
     """Add noise to every parameter and learned buffer, so that no two of them are equal or zero."""
     generator = torch.Generator().manual_seed(seed)
+    network.float()  # diffusers makes its learned position table in float64
     with torch.no_grad():
         for tensor in network.state_dict().values():
             tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
@@ -109,12 +110,14 @@ def diffusers_pipeline(variation: str, seed: int = 0) -> CogVideoXPipeline:
     )
 
 
+WORDS = "a red circle blue square moves right left up on black white background the quickly"
+
+
 @functools.cache
 def small_spiece() -> bytes:
     """A sentencepiece model with T5's conventions: <pad> 0, </s> 1, <unk> 2, no <s>, its character map."""
-    words = "a red circle blue square moves right left up on black white background the quickly".split()
     generator = random.Random(0)
-    sentences = [" ".join(generator.choices(words, k=6)) for _ in range(500)]
+    sentences = [" ".join(generator.choices(WORDS.split(), k=6)) for _ in range(500)]
     sentences += ["über café naïve 123 456 7890 ABC XYZ, (hello) [world] 'q' #@&*%!?"] * 20
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

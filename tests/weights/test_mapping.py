@@ -136,5 +136,5 @@ def test_alias_beside_the_original_must_be_equal() -> None:
 
 def test_two_rules_for_one_target_are_an_error() -> None:
     rules = (same("a.{p}", "out.{p}"), same("b.{p}", "out.{p}"))
-    with pytest.raises(WeightsError, match="written to out.weight a second time"):
+    with pytest.raises(WeightsError, match=r"written to out.weight a second time"):
         convert(lazy_state({"a.weight": torch.zeros(1), "b.weight": torch.zeros(1)}), rules, origin="f")

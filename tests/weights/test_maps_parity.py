@@ -5,19 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.golden_weights import CONFIGS, load_golden, load_golden_transformer
-from helpers.small_models import TRANSFORMER, VAE, VARIATIONS, perturb, t5_config
 from torch import Tensor, nn
 
 from cogworks.config.architecture import TransformerConfig, VAEConfig
 from cogworks.errors import WeightsError
+from cogworks.models import vae as our_vae
 from cogworks.models.text_encoder import TextEncoder
 from cogworks.models.transformer import Transformer
-from cogworks.models.vae import VAE as OurVAE
 from cogworks.weights import configs, text_configs
 from cogworks.weights.mapping import Rule, convert, lazy_state, reverse
 from cogworks.weights.maps import diffusers, sat
 from cogworks.weights.sat_state import merge_lora
+from helpers.golden_weights import CONFIGS, load_golden, load_golden_transformer
+from helpers.small_models import TRANSFORMER, VAE, VARIATIONS, perturb, t5_config
 
 TOLERANCE = 2e-5  # two networks of two blocks in float32; activations up to 10
 
@@ -52,12 +52,10 @@ def _run_both(theirs: nn.Module, ours: Transformer) -> tuple[Tensor, Tensor]:
     if config.rope == "crop":
         rope = get_3d_rotary_pos_embed(config.head_width, ((0, 0), (4, 4)), (4, 4), frames)
     elif config.rope == "slice":
-        rope = get_3d_rotary_pos_embed(
-            config.head_width, None, (4, 4), frames // 2, grid_type="slice", max_size=(4, 4)
-        )
-    expected = theirs(
-        latents.transpose(1, 2), text, timesteps, ofs=ofs, image_rotary_emb=rope, return_dict=False
-    )[0].transpose(1, 2)
+        rope = get_3d_rotary_pos_embed(config.head_width, None, (4, 4), frames // 2, grid_type="slice", max_size=(4, 4))
+    expected = theirs(latents.transpose(1, 2), text, timesteps, ofs=ofs, image_rotary_emb=rope, return_dict=False)[
+        0
+    ].transpose(1, 2)
     return ours(latents, timesteps, text, ofs), expected
 
 
@@ -127,7 +125,7 @@ def test_diffusers_vae_gives_the_same_pixels_and_returns_bitwise() -> None:
 
     theirs = perturb(AutoencoderKLCogVideoX(**VAE), 3)
     config = configs.read_vae({**theirs.config, "_class_name": configs.VAE_CLASS}, "config")
-    ours = OurVAE(config)
+    ours = our_vae.VAE(config)
     state = theirs.state_dict()
     ours.load_state_dict(_ours(state, diffusers.VAE_RULES, ours))
     latents = torch.randn(1, 4, 1, 2, 2, generator=torch.Generator().manual_seed(4))
@@ -177,7 +175,7 @@ def test_sat_transformer_is_the_golden_network(name: str) -> None:
 def test_sat_vae_reproduces_the_golden_moments_and_returns_bitwise() -> None:
     golden = load_golden("vae.weights")
     config = _golden_vae_config()
-    ours, rules = OurVAE(config), sat.vae_rules(4)
+    ours, rules = our_vae.VAE(config), sat.vae_rules(4)
     ours.load_state_dict({key: t.float() for key, t in _ours(golden, rules, ours).items()})
     arrays = load_golden("vae_v1.io")
     with torch.no_grad():

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.small_models import SCHEDULE, TRANSFORMER, VAE, VARIATIONS, t5_config
 
 from cogworks.config.variants import COGVIDEOX_2B, COGVIDEOX_5B, COGVIDEOX_15_5B, COGVIDEOX_15_5B_I2V, VARIANTS, Variant
 from cogworks.errors import WeightsError
@@ -18,6 +17,7 @@ from cogworks.weights.variant_files import (
     write_diffusers_variant,
     write_variant_file,
 )
+from helpers.small_models import SCHEDULE, TRANSFORMER, VAE, VARIATIONS, t5_config
 
 ALL = ("transformer", "vae", "text_encoder", "tokenizer")
 every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=list(VARIANTS))
@@ -48,7 +48,6 @@ def test_the_same_variant_gives_the_same_bytes(variant: Variant, tmp_path: Path)
 @every_variant
 def test_diffusers_reads_what_we_write_and_knows_every_key(variant: Variant) -> None:
     from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXDPMScheduler
-
     from diffusers import CogVideoXTransformer3DModel as Theirs
 
     for kind, written in (
@@ -134,11 +133,11 @@ def test_keys_without_effect_are_tolerated(change: dict[str, Any]) -> None:
 def test_what_the_other_components_cannot_be() -> None:
     vae = configs.write_vae(COGVIDEOX_2B.vae)
     for change in ({"use_quant_conv": True}, {"latents_mean": [0.0]}, {"down_block_types": ["DownBlock3D"] * 4}):
-        with pytest.raises(WeightsError, match="vae/config.json"):
+        with pytest.raises(WeightsError, match=r"vae/config.json"):
             configs.read_vae({**vae, **change}, "vae/config.json")
     schedule = configs.write_schedule(COGVIDEOX_2B.schedule, "ddim")
     for change in ({"beta_schedule": "linear"}, {"_class_name": "EulerDiscreteScheduler"}, {"prediction_type": "flow"}):
-        with pytest.raises(WeightsError, match="scheduler_config.json"):
+        with pytest.raises(WeightsError, match=r"scheduler_config.json"):
             configs.read_schedule({**schedule, **change}, "scheduler_config.json")
     with pytest.raises(WeightsError, match="feed-forward relu, expected t5 with gated-gelu"):
         text_configs.read_text_encoder({"model_type": "t5", "feed_forward_proj": "relu"}, "config")

@@ -134,13 +134,13 @@ def test_what_is_no_state_dict_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"has no entry 'module' \(it holds other\)"):
         read_tensors(path, "module")
     _save(torch.nn.Linear(2, 2), path)
-    with pytest.raises(WeightsError, match="holds a pickled torch.nn.modules.linear.Linear"):
+    with pytest.raises(WeightsError, match=r"holds a pickled torch.nn.modules.linear.Linear"):
         read_tensors(path)
     _save({"module": {}}, path)
     with pytest.raises(WeightsError, match="holds no tensors under module"):
         read_tensors(path, "module")
     path.write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(WeightsError, match="is damaged or not a file of torch.save"):
+    with pytest.raises(WeightsError, match=r"is damaged or not a file of torch.save"):
         read_tensors(path)
 
 
@@ -149,7 +149,9 @@ def test_a_tensor_beyond_its_storage_is_a_clear_error(tmp_path: Path) -> None:
 
     class Beyond:
         def __reduce__(self) -> tuple[Any, ...]:
-            storage = torch.storage.TypedStorage(wrap_storage=torch.ones(4).untyped_storage(), dtype=torch.float32, _internal=True)
+            storage = torch.storage.TypedStorage(
+                wrap_storage=torch.ones(4).untyped_storage(), dtype=torch.float32, _internal=True
+            )
             return torch._utils._rebuild_tensor_v2, (storage, 1, (4,), (1,), False, OrderedDict())
 
     _save({"a": Beyond()}, tmp_path / "a.pt")
@@ -159,7 +161,9 @@ def test_a_tensor_beyond_its_storage_is_a_clear_error(tmp_path: Path) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), archive=st.booleans())
-def test_flipped_bytes_never_do_more_than_raise(tmp_path_factory: pytest.TempPathFactory, data: Any, archive: bool) -> None:
+def test_flipped_bytes_never_do_more_than_raise(
+    tmp_path_factory: pytest.TempPathFactory, data: Any, archive: bool
+) -> None:
     """Whatever is in the file: a result or a WeightsError, nothing else."""
     path = tmp_path_factory.mktemp("flipped") / "a.pt"
     _save({"module": {"weight": torch.ones(2), "args": argparse.Namespace(a=1)}}, path, archive=archive)

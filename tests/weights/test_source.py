@@ -71,7 +71,7 @@ def test_a_sat_folder_that_is_incomplete(tmp_path: Path) -> None:
     from cogworks.weights.sat_files import find_sat
 
     (tmp_path / "latest").write_text("12")
-    with pytest.raises(WeightsError, match="names the iteration '12', but .*12.* does not exist"):
+    with pytest.raises(WeightsError, match=r"names the iteration '12', but .*12.* does not exist"):
         find_sat(tmp_path)
     (tmp_path / "12").mkdir()
     for rank in ("00", "01"):
@@ -111,7 +111,7 @@ def test_what_is_not_there(typed: str, message: str, tmp_path: Path, monkeypatch
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").touch()
     for path in (tmp_path, tmp_path / "weights.bin"):
-        with pytest.raises(WeightsError, match="is not a model: a diffusers folder has model_index.json"):
+        with pytest.raises(WeightsError, match=r"is not a model: a diffusers folder has model_index.json"):
             resolve(path)
 
 
@@ -239,7 +239,10 @@ def test_the_hub(hub: str, tmp_path: Path) -> None:
 
 def test_the_hub_with_a_precision_in_the_names(hub: str, tmp_path: Path) -> None:
     only_local, half = _resolve_elsewhere(
-        hub, tmp_path, {"source": "org/model", "local_files_only": True}, {"source": "org/model", "file_variant": "fp16"}
+        hub,
+        tmp_path,
+        {"source": "org/model", "local_files_only": True},
+        {"source": "org/model", "file_variant": "fp16"},
     )
     assert "not in the local cache and only local files were allowed" in only_local
     assert [name for name in half if "safetensors" in name] == [

@@ -8,11 +8,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cogworks.errors import WeightsError
-from cogworks.weights.files import DIFFUSERS_STEM, open_safetensors, open_weights, write_safetensors, write_weights
+from cogworks.weights.files import (
+    DIFFUSERS_STEM,
+    find_weights,
+    open_safetensors,
+    open_weights,
+    write_safetensors,
+    write_weights,
+)
 from cogworks.weights.mapping import LazyTensor, State, lazy_state
 from cogworks.weights.storage import new_folder, read_json, replacing, write_json
 
 TENSORS = {name: torch.full((10,), float(i)) for i, name in enumerate("abcdefg")}
+
+
+def _open(folder: Path, stem: str, file_variant: str | None = None) -> State:
+    return open_weights(find_weights(folder, stem, file_variant))
 
 
 def _read(state: State) -> dict[str, torch.Tensor]:
@@ -27,7 +38,7 @@ def _assert_is_tensors(state: State) -> None:
 def test_one_file(tmp_path: Path) -> None:
     write_weights(tmp_path, "model", lazy_state(TENSORS))
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
-    _assert_is_tensors(open_weights(tmp_path, "model"))
+    _assert_is_tensors(_open(tmp_path, "model"))
     _assert_is_tensors(lazy_state(load_file(tmp_path / "model.safetensors")))
 
 
@@ -37,7 +48,7 @@ def test_shards_are_bounded_and_complete(tmp_path: Path) -> None:
     assert [path.name for path in shards] == [f"model-0000{i}-of-00004.safetensors" for i in range(1, 5)]
     assert all(sum(t.nbytes for t in load_file(path).values()) <= 100 for path in shards)
     assert read_json(tmp_path / "model.safetensors.index.json")["metadata"] == {"total_size": 280}
-    _assert_is_tensors(open_weights(tmp_path, "model"))
+    _assert_is_tensors(_open(tmp_path, "model"))
 
 
 def test_a_tensor_larger_than_a_shard_gets_its_own(tmp_path: Path) -> None:
@@ -47,11 +58,12 @@ def test_a_tensor_larger_than_a_shard_gets_its_own(tmp_path: Path) -> None:
 
 def test_diffusers_reads_our_shards(tmp_path: Path) -> None:
     from diffusers import CogVideoXTransformer3DModel
+
     from helpers.small_models import TRANSFORMER, perturb
 
     model = perturb(CogVideoXTransformer3DModel(**TRANSFORMER), 0)
     model.save_pretrained(tmp_path)
-    state = _read(open_weights(tmp_path, DIFFUSERS_STEM))
+    state = _read(_open(tmp_path, DIFFUSERS_STEM))
     (tmp_path / f"{DIFFUSERS_STEM}.safetensors").unlink()
     write_weights(tmp_path, DIFFUSERS_STEM, lazy_state(state), shard_bytes=20_000)
     assert len(list(tmp_path.glob("*-of-*.safetensors"))) > 1
@@ -62,34 +74,35 @@ def test_diffusers_reads_our_shards(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shard_size", ["10GB", "20KB"])
 def test_precision_in_the_name_as_diffusers_writes_it(tmp_path: Path, shard_size: str) -> None:
     from diffusers import CogVideoXTransformer3DModel
+
     from helpers.small_models import TRANSFORMER, perturb
 
     model = perturb(CogVideoXTransformer3DModel(**TRANSFORMER), 0).half()
     model.save_pretrained(tmp_path, variant="fp16", max_shard_size=shard_size)
     assert not (tmp_path / f"{DIFFUSERS_STEM}.safetensors").exists()
-    read = _read(open_weights(tmp_path, DIFFUSERS_STEM, "fp16"))
+    read = _read(_open(tmp_path, DIFFUSERS_STEM, "fp16"))
     assert all(torch.equal(read[key], tensor) for key, tensor in model.state_dict().items())
     with pytest.raises(WeightsError, match=r"no weights: expected diffusion_pytorch_model\.safetensors .*fp16"):
-        open_weights(tmp_path, DIFFUSERS_STEM)
+        _open(tmp_path, DIFFUSERS_STEM)
 
 
 def test_older_pickles_are_read(tmp_path: Path) -> None:
     torch.save(TENSORS, tmp_path / "pytorch_model.bin")
-    _assert_is_tensors(open_weights(tmp_path, "model"))
+    _assert_is_tensors(_open(tmp_path, "model"))
 
 
 def test_reading_is_lazy_and_mapped(tmp_path: Path) -> None:
     write_weights(tmp_path, "model", lazy_state(TENSORS))
-    state = open_weights(tmp_path, "model")
+    state = _open(tmp_path, "model")
     state["a"].read().fill_(9)
-    _assert_is_tensors(open_weights(tmp_path, "model"))
+    _assert_is_tensors(_open(tmp_path, "model"))
 
 
 def test_missing_shard(tmp_path: Path) -> None:
     write_weights(tmp_path, "model", lazy_state(TENSORS), shard_bytes=100)
     (tmp_path / "model-00002-of-00004.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"model-00002-of-00004\.safetensors is missing"):
-        open_weights(tmp_path, "model")
+        _open(tmp_path, "model")
 
 
 def test_index_that_promises_too_much(tmp_path: Path) -> None:
@@ -99,16 +112,16 @@ def test_index_that_promises_too_much(tmp_path: Path) -> None:
     content["weight_map"]["z"] = "model-00001-of-00004.safetensors"
     index.write_text(json.dumps(content))
     with pytest.raises(WeightsError, match=r"model-00001-of-00004\.safetensors does not hold z"):
-        open_weights(tmp_path, "model")
+        _open(tmp_path, "model")
 
 
 def test_index_that_points_elsewhere(tmp_path: Path) -> None:
     write_json(tmp_path / "model.safetensors.index.json", {"weight_map": {"a": "../outside.safetensors"}})
     with pytest.raises(WeightsError, match="which is not beside it"):
-        open_weights(tmp_path, "model")
+        _open(tmp_path, "model")
     write_json(tmp_path / "model.safetensors.index.json", {"weights": {}})
     with pytest.raises(WeightsError, match="has no weight_map"):
-        open_weights(tmp_path, "model")
+        _open(tmp_path, "model")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 60, 300])
@@ -117,14 +130,21 @@ def test_truncated_file(tmp_path: Path, keep: int) -> None:
     save_file(TENSORS, path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(WeightsError, match=r"model\.safetensors is damaged"):
-        open_weights(tmp_path, "model")
+        _open(tmp_path, "model")
 
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"expected model\.safetensors or model\.safetensors\.index\.json$"):
-        open_weights(tmp_path, "model")
+        _open(tmp_path, "model")
     with pytest.raises(WeightsError, match="does not exist"):
         open_safetensors(tmp_path / "model.safetensors")
+
+
+def _write_half(path: Path, how: str) -> None:
+    """Fail in the middle of writing a file or a folder."""
+    with (replacing if how == "replacing" else new_folder)(path) as place:
+        (place if how == "replacing" else place / "a").write_bytes(b"half")
+        raise RuntimeError("late")
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -137,17 +157,15 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="disk"):
         write_safetensors(path, {"a": LazyTensor(torch.Size((1,)), torch.float32, fail)})
-    with pytest.raises(RuntimeError, match="late"), replacing(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise RuntimeError("late")
+    with pytest.raises(RuntimeError, match="late"):
+        _write_half(path, "replacing")
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="late"), new_folder(tmp_path / "out") as place:
-        (place / "a").write_text("half")
-        raise RuntimeError("late")
+    with pytest.raises(RuntimeError, match="late"):
+        _write_half(tmp_path / "out", "new_folder")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out").mkdir()
     with new_folder(tmp_path / "out") as place:

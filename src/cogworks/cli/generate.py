@@ -13,6 +13,7 @@ from cyclopts.types import PositiveFloat, PositiveInt
 
 from cogworks import __version__
 from cogworks.cli.terminal import AsJson, ProgressDisplay, Switch, refuse_existing, result, say
+from cogworks.config.variants import VARIANTS
 from cogworks.errors import RequestError
 
 if TYPE_CHECKING:
@@ -99,10 +100,13 @@ def _run(
     """Load, generate, write. Returns the video and the recipe that is in its file."""
     from cogworks.pipelines.load import load
     from cogworks.pipelines.progress import Progress
+    from cogworks.pipelines.request import check_source
     from cogworks.video import Video, read_image, read_video
 
     first_frame = None if image is None else read_image(image)
     source = None if video is None else read_video(video, max_frames=request["num_frames"])
+    if model in VARIANTS:
+        check_source(VARIANTS[model], first_frame, source)  # before gigabytes are read in vain
     with ProgressDisplay() as display:
         display(Progress("load", 0, 1))
         pipeline = load(model)

@@ -60,6 +60,7 @@ class VAERecipe(_Recipe):
         crop_size, crop_frames: pixels and frames of a crop.
         full_batch_size: batch size of whole clips.
         latent_noise: largest standard deviation of the noise that the decoder learns to bear.
+        squared_weight: weight of the squared error, beside an absolute error of weight one.
         codec_weight: weight of the squared distance between the encoder's latents and the codec's.
         kl_weight: weight of the posterior's KL divergence from the unit Gaussian, a mean over elements.
     """
@@ -72,6 +73,7 @@ class VAERecipe(_Recipe):
     crop_frames: int
     full_batch_size: int = Field(gt=0)
     latent_noise: float = Field(ge=0)
+    squared_weight: float = Field(ge=0)
     codec_weight: float = Field(ge=0)
     kl_weight: float = Field(ge=0)
 

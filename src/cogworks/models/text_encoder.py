@@ -44,9 +44,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(inner, config.width, bias=False)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # (B, N, D), (1, H, N, N) -> (B, N, D)
-        q, k, v = (
-            linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for linear in (self.q, self.k, self.v)
-        )
+        q, k, v = (linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for linear in (self.q, self.k, self.v))
         heads = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)  # (B, H, N, d)
         return self.out(heads.transpose(1, 2).flatten(2))
 
@@ -99,11 +97,11 @@ class TextEncoder(nn.Module):
 
     def cast(self, dtype: torch.dtype) -> Self:
         """Cast the weights in place. In float16 the `down` linears stay float32: the published T5 overflows else."""
-        self.to(dtype)
-        if dtype == torch.float16:
-            for module in self.modules():
-                if isinstance(module, GatedFeedForward):
-                    module.down.to(torch.float32)
+        mlps = [module for module in self.modules() if isinstance(module, GatedFeedForward)]
+        kept = [mlp.down for mlp in mlps] if dtype == torch.float16 else []
+        for module in self.modules():
+            if next(module.children(), None) is None:
+                module.to(torch.float32 if module in kept else dtype)  # never by way of float16, which would round
         return self
 
     @torch.no_grad()
@@ -129,9 +127,10 @@ def relative_buckets(num_tokens: int, num_buckets: int, max_distance: int) -> Te
     positions = torch.arange(num_tokens)
     offset = positions[None, :] - positions[:, None]
     distance = offset.abs()
-    logarithmic = exact + (
-        torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (half - exact)
-    ).long()
+    logarithmic = (
+        exact
+        + (torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (half - exact)).long()
+    )
     bucket = torch.where(distance < exact, distance, logarithmic.clamp(max=half - 1))
     return bucket + (offset > 0) * half
 

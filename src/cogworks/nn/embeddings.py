@@ -57,18 +57,14 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, latents: Tensor, text_emb: Tensor) -> Tensor:  # (B, C, T, H, W), (B, M, X) -> (B, M + N, D)
         pt, ph, pw = self.patch_size
-        patches = rearrange(
-            latents, "b c (t pt) (h ph) (w pw) -> b (t h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw
-        )
+        patches = rearrange(latents, "b c (t pt) (h ph) (w pw) -> b (t h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
         return torch.cat([self.text_proj(text_emb), self.proj(patches)], dim=1)
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int, int], patch_size: tuple[int, int, int]) -> Tensor:
     """(B, t*h*w, C*pt*ph*pw) -> (B, C, T, H, W); `grid` is (t, h, w) in tokens."""
     (t, h, w), (pt, ph, pw) = grid, patch_size
-    return rearrange(
-        patches, "b (t h w) (c pt ph pw) -> b c (t pt) (h ph) (w pw)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw
-    )
+    return rearrange(patches, "b (t h w) (c pt ph pw) -> b c (t pt) (h ph) (w pw)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
 
 
 class NoPositions(nn.Module):
@@ -125,13 +121,14 @@ def sincos_table(
     Each row is [time, width/4 | column, 3 width/8 | row, 3 width/8] (column before row); each part is
     [sin(p w_k) | cos(p w_k)] with w_k = 10000^(-k / (n/2)), n the size of the part.
     """
-    t, h, w = (torch.arange(size, dtype=torch.float64) for size in grid)
+    # Positions are rounded to float32, as in the reference, whose stored table this equals bit for bit.
+    t, h, w = (torch.arange(size, dtype=torch.float32) for size in grid)
     time, row, column = torch.meshgrid(
         t / temporal_interpolation, h / spatial_interpolation, w / spatial_interpolation, indexing="ij"
     )
     parts = []
     for positions, part in ((time, width // 4), (column, 3 * width // 8), (row, 3 * width // 8)):
         frequencies = 10000.0 ** (-torch.arange(part // 2, dtype=torch.float64) / (part / 2))
-        angles = positions.flatten()[:, None] * frequencies
+        angles = positions.flatten()[:, None].double() * frequencies
         parts += [angles.sin(), angles.cos()]
     return torch.cat(parts, dim=1)

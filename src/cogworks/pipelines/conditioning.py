@@ -1,33 +1,22 @@
 """The three ways to begin: from a prompt alone, from an image, from a video.
 
-They differ in the latents that start, the step that starts and what is concatenated on channels, and in nothing
-else.
+They differ in the latents that start and in what is concatenated on channels, and in nothing else.
 
 Letters: B videos, C latent channels, t latent frames, T frames, H W pixels, h w latents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cogworks.diffusion.prediction import add_noise
-from cogworks.diffusion.schedule import Step, truncate
+from cogworks.diffusion.schedule import Step
 from cogworks.models.vae import VAE
 from cogworks.models.vae_posterior import Posterior
-
-
-class Noise(Protocol):
-    """Where a run gets its random numbers: keyed by its seed, or in the order of diffusers."""
-
-    def posterior(self, posterior: Posterior) -> Tensor:
-        """A sample (B, C, t, h, w) of what the VAE encoded."""
-
-    def start(self, like: Tensor) -> Tensor:
-        """The noise a run starts from, shaped like `like`."""
+from cogworks.pipelines.noise import RunNoise
 
 
 class Start(NamedTuple):
@@ -35,46 +24,56 @@ class Start(NamedTuple):
 
     Attributes:
         latents: (B, C, t, h, w) float32 state at the level of the first step.
-        steps: the walk from there.
         image_latents: (B, C, t, h, w) to concatenate on channels, or None.
     """
 
     latents: Tensor
-    steps: Sequence[Step]
     image_latents: Tensor | None = None
 
 
-def text_to_video(latents: Tensor | None, empty: Tensor, steps: Sequence[Step], noise: Noise) -> Start:
-    """Begin from pure noise shaped like `empty`, or from `latents` where the caller has them."""
-    return Start(noise.start(empty) if latents is None else latents, steps)
+def text_to_video(latents: Tensor | None, blank: Tensor, noise: RunNoise) -> Start:
+    """Begin from pure noise.
+
+    Args:
+        latents: (B, C, t, h, w) to begin from instead of noise.
+        blank: (B, C, t, h, w) zeros, float32: what the state looks like.
+    """
+    return Start(noise.start(blank) if latents is None else latents)
 
 
-def image_to_video(
-    image: Tensor, latents: Tensor | None, empty: Tensor, steps: Sequence[Step], noise: Noise, vae: VAE
-) -> Start:
+def image_to_video(image: Tensor, latents: Tensor | None, blank: Tensor, noise: RunNoise, vae: VAE) -> Start:
     """Begin from pure noise, beside the latents of the first frame, followed by zeros.
 
     Args:
-        image: (B, 3, 1, H, W) in [-1, 1].
+        image: (1, 3, 1, H, W) in [-1, 1].
+        latents: (B, C, t, h, w) to begin from instead of noise.
+        blank: (B, C, t, h, w) zeros, float32: what the state looks like.
     """
-    encoded = vae.image_condition(noise.posterior(vae.encode(image)))
-    condition = torch.zeros_like(empty)
-    condition[:, :, :1] = encoded
-    return Start(noise.start(empty) if latents is None else latents, steps, condition)
+    encoded = vae.image_condition(_encode(image, len(blank), noise, vae))
+    condition = torch.cat([encoded.to(blank.dtype), blank[:, :, 1:]], dim=2)
+    return Start(noise.start(blank) if latents is None else latents, condition)
 
 
 def video_to_video(
-    pixels: Tensor, strength: float, latents: Tensor | None, steps: Sequence[Step], noise: Noise, vae: VAE
+    pixels: Tensor, latents: Tensor | None, blank: Tensor, first: Step, noise: RunNoise, vae: VAE
 ) -> Start:
-    """Begin from the video, noised to the level of the first step that `strength` leaves.
+    """Begin from a video, noised to the level of the first step.
 
     Args:
-        pixels: (B, 3, T, H, W) in [-1, 1].
-        latents: a state to begin from instead, at that level.
+        pixels: (1, 3, T, H, W) in [-1, 1].
+        latents: (B, C, t, h, w) at that level, to begin from instead.
+        blank: (B, C, t, h, w) zeros, float32: what the state looks like.
+        first: the first of the steps that `strength` leaves.
     """
-    remaining = truncate(steps, strength)
     if latents is not None:
-        return Start(latents, remaining)
-    clean = vae.to_diffusion(noise.posterior(vae.encode(pixels))).float()
-    first = remaining[0]
-    return Start(add_noise(clean, noise.start(clean), first.alpha, first.sigma), remaining)
+        return Start(latents)
+    clean = vae.to_diffusion(_encode(pixels, len(blank), noise, vae)).to(blank.dtype)
+    return Start(add_noise(clean, noise.start(clean), first.alpha, first.sigma))
+
+
+def _encode(pixels: Tensor, batch: int, noise: RunNoise, vae: VAE) -> Tensor:
+    """(B, C, t, h, w) latents of one clip, a sample of the posterior for each video."""
+    weight = next(vae.parameters())
+    posterior = vae.encode(pixels.to(weight))
+    shape = (batch, -1, -1, -1, -1)
+    return noise.posterior(Posterior(posterior.mean.expand(shape), posterior.logvar.expand(shape)))

@@ -1,37 +1,47 @@
 """A request in, a video out: encode the prompt, begin, sample, decode.
 
 Letters: B videos, N text tokens, D text width, C latent channels, t latent frames, T frames, H W pixels, h w latents.
-Source of the order of operations: CogVideoX, arXiv:2408.06072; docs/parity.md says where it differs from diffusers.
+Source of the order of operations: CogVideoX, arXiv:2408.06072; docs/parity.md#pipelines says where it differs from
+diffusers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cogworks.config.variants import Variant
-from cogworks.diffusion.guidance import constant_guidance, timestep_cosine_guidance
-from cogworks.diffusion.samplers import SAMPLERS
-from cogworks.diffusion.schedule import NoiseSchedule, Step
+from cogworks.diffusion.samplers import Callback
+from cogworks.diffusion.schedule import NoiseSchedule, Step, truncate
 from cogworks.errors import RequestError
 from cogworks.pipelines.conditioning import Start, image_to_video, text_to_video, video_to_video
 from cogworks.pipelines.denoiser import Denoiser
-from cogworks.pipelines.noise import GeneratorNoise, SeededNoise
+from cogworks.pipelines.geometry import Geometry, geometry
+from cogworks.pipelines.noise import RunNoise, choose_noise
+from cogworks.pipelines.output import collect_pixels, collect_videos
 from cogworks.pipelines.progress import OnProgress, Progress, ignore
 from cogworks.pipelines.prompts import PromptEncoder
-from cogworks.pipelines.request import Geometry, check_guidance, check_prompts, geometry, largest_legal_frames
-from cogworks.video import Video, resize_frames, to_frames, to_pixels
+from cogworks.pipelines.request import (
+    OutputType,
+    check_output,
+    check_prompts,
+    check_source,
+    choose_guidance,
+    choose_sampler,
+)
+from cogworks.video import Video, resize_frames, to_pixels
 from cogworks.weights.load import Components
+from cogworks.weights.save import save_pretrained
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-OutputType = Literal["video", "latent", "pt", "np"]
-StepCallback = Callable[["Pipeline", int, int, dict[str, Tensor]], dict[str, Tensor]]
+StepCallback = Callable[["Pipeline", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
 class Pipeline:
@@ -78,17 +88,22 @@ class Pipeline:
         What is not given comes from `variant.defaults`. Argument names are those of diffusers.
 
         Args:
-            image: (H, W, 3) uint8, or a PIL image: the first frame, for image-to-video models.
-            video: to begin from; `strength` in (0, 1] says how far the result may go from it.
-            height, width: pixels; num_frames: 1, 8k or 8k + 1.
+            prompt: what to show; a list makes a list of videos.
+            negative_prompt: what not to show; one for all prompts or one each.
+            image: (H, W, 3) uint8, or a PIL image: the first frame, for image-to-video models. Resized to fit.
+            video: to begin from, resized to fit; `strength` in (0, 1] says how far the result may go from it.
+            height, width: pixels, multiples of 16.
+            num_frames: 1, 8k or 8k + 1; without it a `video` gives as many of its frames as it can.
+            fps: of the result; without it that of `video`, or the variant's.
             guidance_scale: 1 or less turns guidance off.
             use_dynamic_cfg: the published guidance that changes with the timestep.
             sampler: ddim, dpm, dpm_ode or ddpm.
+            num_videos_per_prompt: videos of one prompt follow each other in the result.
             seed: one for all prompts or one each; video j of a prompt is keyed (seed, j), so that it comes out the
                 same alone and in a batch.
             generator: instead of a seed: numbers in diffusers' order, shape and dtype, and so diffusers' video.
             latents: (B, t, C, h, w), diffusers' layout: the state to begin from.
-            prompt_embeds, negative_prompt_embeds: (B, N, D) instead of prompts.
+            prompt_embeds, negative_prompt_embeds: (prompts, N, D) instead of prompts.
             output_type: "video"; "latent" (B, t, C, h, w); "pt" (B, T, 3, H, W) or "np" (B, T, H, W, 3) in [0, 1].
             callback_on_step_end: (pipeline, step index, timestep, tensors) -> tensors; may replace `latents`
                 (B, t, C, h, w), `prompt_embeds` and `negative_prompt_embeds`.
@@ -97,157 +112,98 @@ class Pipeline:
             A `Video`, or a list of them where several were asked for; or what `output_type` says.
 
         Raises:
-            RequestError: the request is not one this model can serve.
+            RequestError: the request is not one that this model can serve.
+            VideoError: `image` is no picture.
         """
+        # The request, completed and checked before any network runs.
         defaults = self.variant.defaults
-        check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
-        guidance_scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
-        check_guidance(guidance_scale)
-        walk = _choose_sampler(sampler or defaults.sampler)
-        pixels, source_frames = self._source(image, video, height, width, num_frames)
-        shape = geometry(
-            self.variant,
-            height or defaults.height,
-            width or defaults.width,
-            source_frames or num_frames or defaults.num_frames,
-        )
+        check_output(output_type, fps)
+        check_source(self.variant, image, video)
+        num_prompts = check_prompts(self.variant, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+        size = geometry(self.variant, height, width, num_frames, None if video is None else video.num_frames)
+        source = _source_pixels(image, video, size)
+        scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
+        dynamic = defaults.dynamic_guidance if use_dynamic_cfg is None else use_dynamic_cfg
+        guidance = choose_guidance(scale, dynamic=dynamic)
+        walk = choose_sampler(defaults.sampler if sampler is None else sampler)
+        steps = self.schedule.steps(defaults.steps if num_inference_steps is None else num_inference_steps)
+        if video is not None:
+            steps = truncate(steps, strength)
+        noise = choose_noise(seed, generator, num_prompts, num_videos_per_prompt, self.prompts.dtype)
+        blank = self._blank_state(num_prompts * num_videos_per_prompt, size)
+        given = None if latents is None else _given_state(latents, blank)
 
         on_progress(Progress("encode", 0, 1))
-        text, negative = self._encode(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guidance_scale > 1)
-        if num_videos_per_prompt < 1:
-            raise RequestError(f"num_videos_per_prompt must be at least 1, got {num_videos_per_prompt}")
-        noise = self._noise(seed, generator, len(text), num_videos_per_prompt, text.dtype)
-        text, negative = (e if e is None else e.repeat_interleave(num_videos_per_prompt, 0) for e in (text, negative))
+        branches = self.prompts.branches(
+            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided=scale > 1
+        ).repeated(num_videos_per_prompt)
+        start = self._begin(source, given, blank, steps[0], noise)
         on_progress(Progress("encode", 1, 1))
 
-        steps = self.schedule.steps(num_inference_steps or defaults.steps)
-        start = self._start(pixels, image is not None, strength, latents, len(text), shape, steps, noise)
-        dynamic = defaults.dynamic_guidance if use_dynamic_cfg is None else use_dynamic_cfg
-        guidance = (timestep_cosine_guidance if dynamic else constant_guidance)(guidance_scale)
-        denoise = Denoiser(self.components, text, negative, guidance, start.image_latents)
-        sampled = walk(
-            denoise,
-            start.latents,
-            start.steps,
-            noise=noise,
-            callback=self._callback(denoise, callback_on_step_end, on_progress),
-        )
+        on_progress(Progress("steps", 0, len(steps)))
+        denoise = Denoiser(self.components, branches, guidance, start.image_latents)
+        after_step = self._after_step(denoise, callback_on_step_end, on_progress)
+        sampled = walk(denoise, start.latents, steps, noise=noise, callback=after_step)
         if output_type == "latent":
             return sampled.transpose(1, 2)
-        chunks = self._decode(sampled[:, :, shape.pad :], on_progress)
-        return _collect(chunks, output_type, fps or (video.fps if video else defaults.fps), single=_is_single(prompt, sampled))
 
-    def _source(
-        self,
-        image: np.ndarray | Image | None,
-        video: Video | None,
-        height: int | None,
-        width: int | None,
-        num_frames: int | None,
-    ) -> tuple[Tensor | None, int | None]:
-        """Pixels (1, 3, T, H, W) of what the run begins from, and the frame count that a video imposes."""
-        if image is not None and video is not None:
-            raise RequestError("give an image or a video, not both")
-        if self.variant.takes_image and image is None:
-            raise RequestError(f"{self.variant.name} is an image-to-video model: it needs an image")
-        size = height or self.variant.defaults.height, width or self.variant.defaults.width
-        if image is not None:
-            if not self.variant.takes_image:
-                known = "; cogvideox-5b-i2v and cogvideox1.5-5b-i2v can"
-                raise RequestError(f"{self.variant.name} is a text-to-video model and cannot begin from an image{known}")
-            return to_pixels(resize_frames(np.asarray(image)[None], *size)), None
-        if video is not None:
-            available = len(video.frames) if num_frames is None else min(num_frames, len(video.frames))
-            kept = largest_legal_frames(available, self.variant.vae.temporal_stride)
-            return to_pixels(resize_frames(video.frames[:kept], *size)), kept
-        return None, None
+        chunks = self._decode(sampled[:, :, size.pad :], on_progress)
+        if output_type != "video":
+            return collect_pixels(chunks, output_type)
+        videos = collect_videos(chunks, fps or (defaults.fps if video is None else video.fps))
+        return videos if isinstance(prompt, list) or len(videos) > 1 else videos[0]
 
-    def _encode(
-        self,
-        prompt: str | list[str] | None,
-        negative_prompt: str | list[str] | None,
-        prompt_embeds: Tensor | None,
-        negative_prompt_embeds: Tensor | None,
-        guided: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Conditional and unconditional text embeddings, each (B, N, D); the latter None without guidance."""
-        device, dtype = self.components.device, self.prompts.dtype
-        if prompt_embeds is None:
-            assert prompt is not None
-            text = self.prompts.encode([prompt] if isinstance(prompt, str) else prompt)
-        else:
-            text = prompt_embeds.to(device, dtype)
-        if not guided:
-            return text, None
-        if negative_prompt_embeds is not None:
-            return text, negative_prompt_embeds.to(device, dtype)
-        if negative_prompt is None:
-            return text, self.prompts.unconditional().expand_as(text)
-        negatives = [negative_prompt] * len(text) if isinstance(negative_prompt, str) else negative_prompt
-        return text, self.prompts.encode(negatives)
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model as a diffusers folder, which diffusers and `cogworks.load` both read.
 
-    def _noise(
-        self,
-        seed: int | list[int] | None,
-        generator: torch.Generator | list[torch.Generator] | None,
-        num_prompts: int,
-        num_videos: int,
-        dtype: torch.dtype,
-    ) -> SeededNoise | GeneratorNoise:
-        if generator is not None:
-            if seed is not None:
-                raise RequestError("give a seed or a generator, not both")
-            return GeneratorNoise(generator, dtype)
-        if seed is None:
-            seed = int(torch.randint(2**31, ()))
-        seeds = [seed] * num_prompts if isinstance(seed, int) else seed
-        if len(seeds) != num_prompts:
-            raise RequestError(f"got {len(seeds)} seeds for {num_prompts} prompts; give one, or one for each")
-        return SeededNoise([(s, j) for s in seeds for j in range(num_videos)])
+        Raises:
+            WeightsError: `folder` is not empty, or the layout cannot hold this variant.
+        """
+        save_pretrained(
+            folder,
+            self.variant,
+            transformer=self.components.transformer,
+            vae=self.components.vae,
+            text_encoder=self.components.load_text_encoder(),
+            tokenizer=self.components.tokenizer,
+        )
 
-    def _start(
-        self,
-        pixels: Tensor | None,
-        is_image: bool,
-        strength: float,
-        latents: Tensor | None,
-        batch: int,
-        shape: Geometry,
-        steps: list[Step],
-        noise: SeededNoise | GeneratorNoise,
-    ) -> Start:
-        device, vae = self.components.device, self.components.vae
-        empty = torch.empty(shape.latent_shape(batch, self.variant.vae.latent_channels), device=device)
-        if latents is not None:
-            latents = latents.transpose(1, 2).to(device, torch.float32)
-            if latents.shape != empty.shape:
-                want = tuple(empty.transpose(1, 2).shape)
-                raise RequestError(f"latents must have shape {want}, got {tuple(latents.transpose(1, 2).shape)}")
-        if pixels is None:
-            return text_to_video(latents, empty, steps, noise)
-        pixels = pixels.expand(batch, -1, -1, -1, -1).to(device, next(vae.parameters()).dtype)
-        if is_image:
-            return image_to_video(pixels, latents, empty, steps, noise, vae)
-        if shape.pad:
-            raise RequestError(
-                f"{self.variant.name} works on pairs of latent frames and cannot begin from {shape.num_frames} frames; "
-                f"give {shape.num_frames - 1 if shape.num_frames % 8 == 1 else shape.num_frames} or another multiple of 8"
-            )
-        return video_to_video(pixels, strength, latents, steps, noise, vae)
+    def _blank_state(self, batch: int, size: Geometry) -> Tensor:
+        """Zeros (B, C, t, h, w), float32: the shape, dtype and device of the state."""
+        shape = (batch, self.variant.vae.latent_channels, size.latent_frames, size.rows, size.columns)
+        return torch.zeros(shape, dtype=torch.float32, device=self.components.device)
 
-    def _callback(
+    def _begin(self, source: Tensor | None, given: Tensor | None, blank: Tensor, first: Step, noise: RunNoise) -> Start:
+        """The state at the level of the first step; what there is to begin from decides how."""
+        vae = self.components.vae
+        if source is None:
+            return text_to_video(given, blank, noise)
+        if self.variant.takes_image:
+            return image_to_video(source, given, blank, noise, vae)
+        return video_to_video(source, given, blank, first, noise, vae)
+
+    def _after_step(
         self, denoise: Denoiser, callback_on_step_end: StepCallback | None, on_progress: OnProgress
-    ) -> Callable[[Step, Tensor, Tensor], Tensor | None]:
-        def after_step(step: Step, state: Tensor, x0: Tensor) -> Tensor | None:  # noqa: ARG001
+    ) -> Callback:
+        """What the sampler calls after a step: tells progress, lets the caller look and replace tensors."""
+
+        def after_step(step: Step, state: Tensor, x0: Tensor) -> Tensor | None:
             on_progress(Progress("steps", step.index + 1, step.total))
             if callback_on_step_end is None:
                 return None
             tensors = {"latents": state.transpose(1, 2), "prompt_embeds": denoise.text}
             if denoise.negative is not None:
                 tensors["negative_prompt_embeds"] = denoise.negative
-            returned = callback_on_step_end(self, step.index, step.timestep, tensors) or {}
-            denoise.text = returned.get("prompt_embeds", denoise.text)
-            denoise.negative = returned.get("negative_prompt_embeds", denoise.negative)
+            returned = callback_on_step_end(self, step.index, step.timestep, dict(tensors)) or {}
+            for name, tensor in returned.items():
+                if name not in tensors or tensor.shape != tensors[name].shape:
+                    raise RequestError(
+                        f"callback_on_step_end returned {name} of shape {tuple(tensor.shape)}; it may replace "
+                        + ", ".join(f"{known} {tuple(t.shape)}" for known, t in tensors.items())
+                    )
+            denoise.text = returned.get("prompt_embeds", denoise.text).to(denoise.text)
+            if denoise.negative is not None:
+                denoise.negative = returned.get("negative_prompt_embeds", denoise.negative).to(denoise.negative)
             return returned["latents"].transpose(1, 2).to(state) if "latents" in returned else None
 
         return after_step
@@ -255,35 +211,29 @@ class Pipeline:
     def _decode(self, latents: Tensor, on_progress: OnProgress) -> Iterator[Tensor]:
         """Pieces (B, 3, T, H, W) of the clip, as they are decoded."""
         vae = self.components.vae
-        total = latents.shape[2]
-        done = 0
-        latents = vae.from_diffusion(latents).to(next(vae.parameters()).dtype)
-        for chunk in vae.decode_stream(latents):
-            done += max(1, chunk.shape[2] // self.variant.vae.temporal_stride)
-            on_progress(Progress("decode", min(done, total), total))
+        done, total = 0, latents.shape[2]
+        on_progress(Progress("decode", done, total))
+        for chunk in vae.decode_stream(vae.from_diffusion(latents).to(next(vae.parameters()))):
+            done += -(-chunk.shape[2] // self.variant.vae.temporal_stride)
+            on_progress(Progress("decode", done, total))
             yield chunk
 
 
-def _choose_sampler(name: str) -> Any:
-    key = name.replace("-", "_")
-    if key not in SAMPLERS:
-        raise RequestError(f"no sampler named {name!r}; there are {', '.join(SAMPLERS)}")
-    return SAMPLERS[key]
+def _source_pixels(image: np.ndarray | Image | None, video: Video | None, size: Geometry) -> Tensor | None:
+    """Pixels (1, 3, T, H, W) of the image or video that a run begins from."""
+    if image is not None:
+        picture = image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))
+        frames = picture[None]
+    elif video is not None:
+        frames = video.frames[: size.num_frames]
+    else:
+        return None
+    return to_pixels(resize_frames(frames, size.height, size.width))
 
 
-def _is_single(prompt: str | list[str] | None, sampled: Tensor) -> bool:
-    return not isinstance(prompt, list) and len(sampled) == 1
-
-
-def _collect(chunks: Iterator[Tensor], output_type: OutputType, fps: float, *, single: bool) -> Any:
-    """Gather decoded pieces: as uint8 at once, so that a long video is never held in float."""
-    if output_type == "video":
-        pieces = [np.stack([to_frames(clip[None]) for clip in chunk]) for chunk in chunks]
-        videos = [Video(frames, fps) for frames in np.concatenate(pieces, axis=1)]
-        return videos[0] if single else videos
-    pixels = torch.cat([chunk.float().cpu() for chunk in chunks], dim=2).div(2).add(0.5).clamp(0, 1)
-    if output_type == "pt":
-        return pixels.transpose(1, 2)
-    if output_type == "np":
-        return pixels.permute(0, 2, 3, 4, 1).numpy()
-    raise RequestError(f"output_type must be video, latent, pt or np, got {output_type!r}")
+def _given_state(latents: Tensor, blank: Tensor) -> Tensor:
+    """The caller's latents (B, t, C, h, w) as a state like `blank`. Raises RequestError if they do not fit."""
+    expected = tuple(blank.transpose(1, 2).shape)
+    if tuple(latents.shape) != expected:
+        raise RequestError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
+    return latents.transpose(1, 2).to(blank)

@@ -1,120 +1,106 @@
-"""What is asked of one run, checked and completed before any network runs."""
+"""What is asked of one run, checked before any network runs. Sizes are in `geometry.py`."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Literal, get_args
+
+from torch import Tensor
 
 from cogworks.config.variants import Variant
+from cogworks.diffusion.guidance import GuidanceSchedule, constant_guidance, timestep_cosine_guidance
+from cogworks.diffusion.samplers import SAMPLERS, Sampler
 from cogworks.errors import RequestError
-from cogworks.models.vae_frames import decode_chunks
 
-
-@dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """The sizes of one video and of its latents.
-
-    Attributes:
-        pad: latent frames in front that only make the count divisible by the patch; dropped before decoding.
-    """
-
-    height: int
-    width: int
-    num_frames: int
-    latent_frames: int
-    pad: int
-    spatial_stride: int
-
-    def latent_shape(self, batch: int, channels: int) -> tuple[int, int, int, int, int]:
-        return (
-            batch,
-            channels,
-            self.latent_frames + self.pad,
-            self.height // self.spatial_stride,
-            self.width // self.spatial_stride,
-        )
-
-
-def geometry(variant: Variant, height: int, width: int, num_frames: int) -> Geometry:
-    """Check a size and a frame count against what the variant can make.
-
-    Raises:
-        RequestError: names the nearest legal value.
-    """
-    vae, transformer = variant.vae, variant.transformer
-    for name, size, patch in (("height", height, transformer.patch_size[1]), ("width", width, transformer.patch_size[2])):
-        unit = vae.spatial_stride * patch
-        if size < unit or size % unit:
-            nearest = max(unit, round(size / unit) * unit)
-            raise RequestError(f"{name} must be a positive multiple of {unit}, got {size}; the nearest is {nearest}")
-    if transformer.position_table == "learned":
-        fixed = tuple(n * vae.spatial_stride for n in transformer.sample_size)
-        if (height, width) != fixed or num_frames != transformer.sample_frames:
-            raise RequestError(
-                f"{variant.name} works at {fixed[1]}x{fixed[0]} with {transformer.sample_frames} frames alone "
-                f"(its position table is learned), got {width}x{height} with {num_frames}"
-            )
-    if num_frames < 1 or decoded_frames(num_frames, vae.temporal_stride) != num_frames:
-        legal = [n for n in range(max(1, num_frames - 8), num_frames + 9) if decoded_frames(n, vae.temporal_stride) == n]
-        nearest = min(legal, key=lambda n: abs(n - num_frames)) if legal else 1
-        raise RequestError(
-            f"frames must be 1, 8k or 8k + 1 (the VAE makes no other count), got {num_frames}; the nearest is {nearest}"
-        )
-    latent_frames = (num_frames - 1) // vae.temporal_stride + 1
-    pad = -latent_frames % transformer.patch_size[0]
-    return Geometry(
-        height=height,
-        width=width,
-        num_frames=num_frames,
-        latent_frames=latent_frames,
-        pad=pad,
-        spatial_stride=vae.spatial_stride,
-    )
-
-
-def decoded_frames(num_frames: int, temporal_stride: int) -> int:
-    """How many frames come back when `num_frames` are asked for (docs/parity.md#frame-counts)."""
-    latent_frames = (num_frames - 1) // temporal_stride + 1
-    first, *others = decode_chunks(latent_frames, "chunked")
-    start = temporal_stride * (first - 1) + 1 if first % 2 else temporal_stride * first
-    return start + temporal_stride * sum(others)
-
-
-def largest_legal_frames(num_frames: int, temporal_stride: int) -> int:
-    """The largest frame count up to `num_frames` that the VAE gives back whole."""
-    return next(n for n in range(num_frames, 0, -1) if decoded_frames(n, temporal_stride) == n)
+OutputType = Literal["video", "latent", "pt", "np"]
 
 
 def check_prompts(
+    variant: Variant,
     prompt: str | list[str] | None,
     negative_prompt: str | list[str] | None,
-    prompt_embeds: Any,
-    negative_prompt_embeds: Any,
-) -> None:
-    """The rules that diffusers users know: one way to give each prompt, of one length.
+    prompt_embeds: Tensor | None,
+    negative_prompt_embeds: Tensor | None,
+) -> int:
+    """The rules that diffusers users know: one way to give each prompt, and as many negative ones as prompts.
+
+    Returns:
+        The number of prompts.
 
     Raises:
         RequestError: says which rule was broken.
     """
-    if (prompt is None) == (prompt_embeds is None):
-        raise RequestError("give either prompt or prompt_embeds, and not both")
     if negative_prompt is not None and negative_prompt_embeds is not None:
         raise RequestError("give either negative_prompt or negative_prompt_embeds, not both")
-    if negative_prompt_embeds is not None and prompt_embeds is None:
-        raise RequestError("negative_prompt_embeds needs prompt_embeds, not prompt")
-    if prompt_embeds is not None and negative_prompt_embeds is not None:
-        shapes = tuple(prompt_embeds.shape), tuple(negative_prompt_embeds.shape)
-        if shapes[0] != shapes[1]:
+    _check_text("prompt", prompt)
+    _check_text("negative_prompt", negative_prompt)
+    _check_embeds(variant, "prompt_embeds", prompt_embeds)
+    _check_embeds(variant, "negative_prompt_embeds", negative_prompt_embeds)
+    if prompt is not None and prompt_embeds is None:
+        num_prompts = len(prompt) if isinstance(prompt, list) else 1
+        if negative_prompt_embeds is not None:
+            raise RequestError("negative_prompt_embeds needs prompt_embeds, not prompt")
+    elif prompt_embeds is not None and prompt is None:
+        num_prompts = len(prompt_embeds)
+        if negative_prompt_embeds is not None and negative_prompt_embeds.shape != prompt_embeds.shape:
+            shapes = f"{tuple(prompt_embeds.shape)} and {tuple(negative_prompt_embeds.shape)}"
             raise RequestError(f"prompt_embeds and negative_prompt_embeds must have one shape, got {shapes}")
-    for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-        if value is not None and not isinstance(value, str) and not (value and all(isinstance(p, str) for p in value)):
-            raise RequestError(f"{name} must be a string or a list of strings, got {value!r}")
-    if isinstance(prompt, list) and isinstance(negative_prompt, list) and len(prompt) != len(negative_prompt):
-        raise RequestError(f"got {len(prompt)} prompts and {len(negative_prompt)} negative prompts")
+    else:
+        raise RequestError("give either prompt or prompt_embeds, and not both")
+    if isinstance(negative_prompt, list) and len(negative_prompt) != num_prompts:
+        raise RequestError(
+            f"got {len(negative_prompt)} negative prompts for {num_prompts} prompts; give one, or one for each"
+        )
+    return num_prompts
 
 
-def check_guidance(guidance_scale: float) -> None:
-    """Raises RequestError unless the scale is a finite number of at least 0."""
-    if not (math.isfinite(guidance_scale) and guidance_scale >= 0):
+def _check_text(name: str, text: object) -> None:
+    texts = text if isinstance(text, list) else [text]
+    if text is not None and not (texts and all(isinstance(each, str) for each in texts)):
+        raise RequestError(f"{name} must be a string or a list of strings, got {text!r}")
+
+
+def _check_embeds(variant: Variant, name: str, embeds: Tensor | None) -> None:
+    tokens, width = variant.transformer.text_tokens, variant.transformer.text_width
+    if embeds is not None and (embeds.ndim != 3 or embeds.shape[1:] != (tokens, width) or len(embeds) == 0):
+        raise RequestError(f"{name} must have shape (prompts, {tokens}, {width}), got {tuple(embeds.shape)}")
+
+
+def check_source(variant: Variant, image: object | None, video: object | None) -> None:
+    """Raises RequestError unless the variant can begin from what is given: an image, a video or neither."""
+    if image is not None and video is not None:
+        raise RequestError("give an image or a video, not both")
+    if variant.takes_image and image is None:
+        raise RequestError(f"{variant.name} is an image-to-video model: it needs an image")
+    if image is not None and not variant.takes_image:
+        raise RequestError(
+            f"{variant.name} is a text-to-video model and cannot begin from an image; "
+            "cogvideox-5b-i2v and cogvideox1.5-5b-i2v can"
+        )
+
+
+def check_output(output_type: str, fps: float | None) -> None:
+    """Raises RequestError for an unknown form of output, or a frame rate that is not a positive number."""
+    if output_type not in get_args(OutputType):
+        raise RequestError(f"output_type must be one of {', '.join(get_args(OutputType))}, got {output_type!r}")
+    if fps is not None and not 0 < fps < math.inf:
+        raise RequestError(f"fps must be a positive number, got {fps}")
+
+
+def choose_guidance(guidance_scale: float, *, dynamic: bool) -> GuidanceSchedule:
+    """The scale of every step: constant, or the published one that changes with the timestep.
+
+    Raises:
+        RequestError: the scale is not a finite number of at least 0.
+    """
+    if not 0 <= guidance_scale < math.inf:
         raise RequestError(f"guidance must be a number of at least 0, got {guidance_scale}")
+    return (timestep_cosine_guidance if dynamic else constant_guidance)(guidance_scale)
+
+
+def choose_sampler(name: str) -> Sampler:
+    """The sampler of this name; a hyphen counts as an underscore. Raises RequestError with the names there are."""
+    found = SAMPLERS.get(name.replace("-", "_"))
+    if found is None:
+        raise RequestError(f"no sampler named {name!r}; there are {', '.join(SAMPLERS)}")
+    return found

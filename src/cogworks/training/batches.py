@@ -1,9 +1,10 @@
-"""Batches of the Shapes world, without end, whose place is part of a checkpoint."""
+"""Batches of the Shapes world, without end."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,27 +24,17 @@ class Batch(NamedTuple):
 
 
 class ShapesBatches:
-    """Batch n holds scenes n * batch_size and on; `replica` of `num_replicas` takes its own share of the scenes."""
+    """Batches `start`, `start` + 1, ...: batch n holds scenes n * batch_size and on, whoever asks and whenever."""
 
-    def __init__(self, data: ShapesData, batch_size: int, replica: int = 0, num_replicas: int = 1) -> None:
+    def __init__(self, data: ShapesData, batch_size: int, start: int = 0) -> None:
         self.data = data
         self.batch_size = batch_size
-        self.replica = replica
-        self.num_replicas = num_replicas
-        self.number = 0
+        self.start = start
 
     def __iter__(self) -> Iterator[Batch]:
-        while True:
-            first = (self.number * self.num_replicas + self.replica) * self.batch_size
-            number = self.number
-            self.number += 1
+        for number in itertools.count(self.start):
+            first = number * self.batch_size
             yield read_batch(self.data, range(first, first + self.batch_size), number)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"number": self.number}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.number = state["number"]
 
 
 def read_batch(data: ShapesData, indices: range, number: int = 0) -> Batch:

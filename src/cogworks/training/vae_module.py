@@ -59,7 +59,7 @@ class VAEModule(L.LightningModule):
         absolute, squared = F.l1_loss(decoded, pixels), F.mse_loss(decoded, pixels)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         codec_weight = 1.0 if progress < self.recipe.joint_from else self.recipe.codec_weight
-        loss = absolute + squared + codec_weight * distance + self.recipe.kl_weight * kl
+        loss = absolute + self.recipe.squared_weight * squared + codec_weight * distance + self.recipe.kl_weight * kl
         psnr = 10 * torch.log10(4 / (decoded.detach() - pixels).square().mean((1, 2, 3, 4))).mean()
         self.log_dict({"loss": loss, "psnr": psnr, "codec_distance": distance, "kl": kl}, prog_bar=True)
         return loss

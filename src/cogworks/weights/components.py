@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from cogworks.errors import WeightsError
 from cogworks.models.text_encoder import TextEncoder
 from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
-from cogworks.weights.files import DIFFUSERS_STEM, TRANSFORMERS_STEM, open_weights
+from cogworks.weights.files import DIFFUSERS_STEM, TRANSFORMERS_STEM, find_weights, open_weights
 from cogworks.weights.mapping import LazyTensor, Rule, State, convert
 from cogworks.weights.maps import diffusers, sat
 from cogworks.weights.sat_files import find_sat
@@ -69,9 +70,9 @@ def open_transformer(folder: ModelFolder, variant: Variant) -> Component:
     if folder.layout == "sat":
         path = find_sat(folder.path).transformer
         return Component(open_sat_transformer(path), sat.transformer_rules(variant.transformer), str(path))
-    place = folder.path / "transformer"
-    state = open_weights(place, DIFFUSERS_STEM, folder.file_variant)
-    return Component(state, diffusers.transformer_rules(variant.transformer), str(place))
+    return _from_folder(
+        folder.path / "transformer", DIFFUSERS_STEM, folder, diffusers.transformer_rules(variant.transformer)
+    )
 
 
 def open_vae(folder: ModelFolder, variant: Variant) -> Component:
@@ -81,8 +82,7 @@ def open_vae(folder: ModelFolder, variant: Variant) -> Component:
         if path is None:
             raise WeightsError(f"{folder.path} has no VAE: put it at vae/3d-vae.pt")
         return Component(open_sat_vae(path), sat.vae_rules(len(variant.vae.widths)), str(path))
-    place = folder.path / "vae"
-    return Component(open_weights(place, DIFFUSERS_STEM, folder.file_variant), diffusers.VAE_RULES, str(place))
+    return _from_folder(folder.path / "vae", DIFFUSERS_STEM, folder, diffusers.VAE_RULES)
 
 
 def open_text_encoder(folder: ModelFolder) -> Component:
@@ -96,5 +96,9 @@ def open_text_encoder(folder: ModelFolder) -> Component:
                 "(text_encoder=)"
             )
         place = found
-    state = open_weights(place, TRANSFORMERS_STEM, folder.file_variant)
-    return Component(state, diffusers.TEXT_ENCODER_RULES, str(place))
+    return _from_folder(place, TRANSFORMERS_STEM, folder, diffusers.TEXT_ENCODER_RULES)
+
+
+def _from_folder(place: Path, stem: str, folder: ModelFolder, rules: Sequence[Rule]) -> Component:
+    path = find_weights(place, stem, folder.file_variant)
+    return Component(open_weights(path), rules, str(path))

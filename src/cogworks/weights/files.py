@@ -42,31 +42,40 @@ _DTYPES = {
 }
 
 
-def open_weights(folder: Path, stem: str, file_variant: str | None = None) -> State:
-    """The tensors of one component, wherever in `folder` they are.
+def find_weights(folder: Path, stem: str, file_variant: str | None = None) -> Path:
+    """The file that holds, or the index that lists, the weights of one component.
 
     Args:
         folder: for example `.../transformer`.
         stem: name of the file without its endings, `diffusion_pytorch_model` or `model`.
-        file_variant: the precision in the file name, for example "fp16"; None reads the files without one.
+        file_variant: the precision in the file name, for example "fp16"; None for the files without one.
 
     Raises:
-        WeightsError: there is no such file, a shard is missing, or a file is damaged.
+        WeightsError: there is no such file.
     """
     mark = f".{file_variant}" if file_variant else ""
-    single = folder / f"{stem}{mark}.safetensors"
-    index = folder / f"{stem}.safetensors.index{mark}.json"
     pickle_stem = "pytorch_model" if stem == TRANSFORMERS_STEM else stem
-    pickled = folder / f"{pickle_stem}{mark}.bin"
-    if index.is_file():
-        return _open_shards(index)
-    if single.is_file():
-        return open_safetensors(single)
-    if pickled.is_file():
-        return read_tensors(pickled)
+    names = (f"{stem}.safetensors.index{mark}.json", f"{stem}{mark}.safetensors", f"{pickle_stem}{mark}.bin")
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
     others = sorted(path.name for path in folder.glob("*.safetensors")) if folder.is_dir() else []
     hint = f"; it has {', '.join(others[:3])}" if others else ""
-    raise WeightsError(f"{folder} has no weights: expected {single.name} or {index.name}{hint}")
+    raise WeightsError(f"{folder} has no weights: expected {names[1]} or {names[0]}{hint}")
+
+
+def open_weights(path: Path) -> State:
+    """The tensors of what `find_weights` found.
+
+    Raises:
+        WeightsError: a shard is missing, or a file is damaged.
+    """
+    match path.suffix:
+        case ".json":
+            return _open_shards(path)
+        case ".bin":
+            return read_tensors(path)
+    return open_safetensors(path)
 
 
 def open_safetensors(path: Path) -> dict[str, LazyTensor]:

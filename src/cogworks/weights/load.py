@@ -143,8 +143,9 @@ def load_tokenizer(folder: ModelFolder) -> Tokenizer:
     place = folder.path / "tokenizer"
     if folder.layout == "sat":
         place = find_sat(folder.path).text_encoder or place
+    content = read_spiece(place)
     try:
-        return Tokenizer(read_spiece(place))
+        return Tokenizer(content)
     except ValueError as error:
         raise WeightsError(f"{place}: {error}") from None
 

@@ -4,7 +4,7 @@ SAT checkpoints are pickles that hold tensors and, often, an argparse Namespace 
 would import and call whatever a file names. This one knows tensors, storages, containers and plain values; every
 other object becomes an inert placeholder that is listed and dropped.
 
-Both formats of `torch.save` are read: the zip archive (memory-mapped) and the older stream (likewise).
+Both formats of `torch.save` are read, memory-mapped: the zip archive and the older stream.
 Source: torch/serialization.py and torch/_utils.py of PyTorch, which define the persistent ids and rebuild functions.
 """
 
@@ -151,9 +151,8 @@ class Pickled:
     def lazy(self, tensor: StoredTensor) -> LazyTensor:
         """A handle on one tensor. Raises WeightsError if it reaches beyond its storage or the file."""
         storage = tensor.storage
-        reach = 1 + sum((n - 1) * step for n, step in zip(tensor.size, tensor.stride, strict=True))
-        if 0 in tensor.size:
-            reach = 0
+        last = sum((n - 1) * step for n, step in zip(tensor.size, tensor.stride, strict=True))
+        reach = 0 if 0 in tensor.size else last + 1
         end = storage.offset + storage.numel * storage.dtype.itemsize
         bad = min((tensor.offset, *tensor.size, *tensor.stride), default=0) < 0
         if bad or tensor.offset + reach > storage.numel or storage.offset < 0 or end > len(self.buffer):

@@ -1,0 +1,66 @@
+"""From a run to a model: the averaged weights of a checkpoint as a diffusers folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from cogworks.config.recipe import TransformerRecipe, VAERecipe
+from cogworks.config.variants import Variant
+from cogworks.errors import RecipeError
+from cogworks.models.text_encoder import TextEncoder
+from cogworks.models.tokenizer import Tokenizer
+from cogworks.models.transformer import Transformer
+from cogworks.models.vae import VAE
+from cogworks.weights.save import save_pretrained
+
+CHECKPOINT = "last.ckpt"
+MODEL = "model"
+VOCABULARY = "spiece.model"
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of Lightning, memory-mapped. Its `state_dict` holds the averaged weights."""
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return checkpoint
+
+
+def export(recipe: VAERecipe | TransformerRecipe, variant: Variant, folder: Path) -> Path:
+    """Write what a finished run has learned to `folder`, in float16. A folder that exists is kept as it is.
+
+    The model of a transformer run has the VAE of the run that it names.
+
+    Raises:
+        RecipeError: a run that is needed has no checkpoint.
+    """
+    if folder.exists():
+        return folder
+    if isinstance(recipe, VAERecipe):
+        vae = averaged(recipe.output, "vae", VAE(variant.vae))
+        save_pretrained(folder, variant, vae=vae.half())
+        return folder
+    save_pretrained(
+        folder,
+        variant,
+        transformer=averaged(recipe.output, "transformer", Transformer(variant.transformer)).half(),
+        text_encoder=averaged(recipe.output, "text_encoder", TextEncoder(variant.text_encoder)).half(),
+        vae=averaged(recipe.vae, "vae", VAE(variant.vae)).half(),
+        tokenizer=Tokenizer(recipe.output / VOCABULARY),
+    )
+    return folder
+
+
+def averaged(run: Path, name: str, network: N) -> N:
+    """Fill `network` with the averaged weights that the run calls `name`."""
+    path = run / CHECKPOINT
+    if not path.exists():
+        raise RecipeError(f"{run} has no {CHECKPOINT}: run its recipe first")
+    prefix = f"{name}."
+    weights = read_checkpoint(path)["state_dict"]
+    network.load_state_dict({key.removeprefix(prefix): w for key, w in weights.items() if key.startswith(prefix)})
+    return network

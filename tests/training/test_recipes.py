@@ -1,0 +1,55 @@
+"""Recipes: every shipped file is valid, and every mistake is one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cogworks.config.recipe import TransformerRecipe, VAERecipe, load_recipe, parse_recipe
+from cogworks.config.variants import VARIANTS
+from cogworks.errors import RecipeError
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    recipe = load_recipe(path, [])
+    assert isinstance(recipe, VAERecipe | TransformerRecipe)
+    assert recipe.variant in VARIANTS
+
+
+def test_overrides_reach_nested_keys() -> None:
+    recipe = load_recipe(FOLDER / "tiny-t2v.yaml", ["steps=7", "data.size=96", "learning_rate=1e-4"])
+    assert (recipe.steps, recipe.data.size, recipe.learning_rate) == (7, 96, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stepz=3", "unknown key 'stepz'; did you mean 'steps'?"),
+        ("data.sise=3", "unknown key 'sise'; did you mean 'size'?"),
+        ("steps=0", "steps: Input should be greater than 0"),
+        ("steps", "an override must look like key=value"),
+        ("steps.more=3", "steps is a plain value"),
+        ("kind=lora", "kind"),
+    ],
+)
+def test_mistakes_are_named(override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message.replace("?", r"\?").replace("(", r"\(")):
+        load_recipe(FOLDER / "tiny-t2v.yaml", [override])
+
+
+def test_missing_and_malformed_files(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no recipe at"):
+        load_recipe(tmp_path / "none.yaml", [])
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [1")
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        load_recipe(bad, [])
+    bad.write_text("- 1")
+    with pytest.raises(RecipeError, match="must hold a mapping"):
+        load_recipe(bad, [])
+    with pytest.raises(RecipeError, match="kind"):
+        parse_recipe({"version": 1}, "it")
