@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +41,16 @@ def test_one_line_a_phase_where_stderr_is_no_terminal(run: Run, model: str) -> N
     assert lines[:5] == ["loading", "reading the prompt", "sampling, 2 steps", "decoding, 3 latent frames", "writing"]
     assert len(lines) == 6
     assert "\x1b" not in ran.err
+
+
+def test_bars_where_stderr_is_a_terminal(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    ran = run("generate", PROMPT, "--model", model, "--seed", 3, "-o", "out.mp4")
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", ran.err)
+    assert ran.out == "out.mp4\n"
+    for text in ("loading", "reading the prompt", "2/2 steps", "3/3 latent frames", "writing", "0:00:0"):
+        assert text in plain
 
 
 def test_the_name_comes_from_prompt_and_seed_and_the_seed_is_drawn(run: Run, model: str) -> None:
@@ -182,6 +196,19 @@ def test_ctrl_c_leaves_with_130_and_nothing_else(run: Run, model: str, monkeypat
     assert (ran.code, ran.out) == (130, "")
     assert ran.err.splitlines()[-1] == "interrupted"
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_real_ctrl_c(model: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cogworks", "generate", PROMPT, "--model", model, "--steps", "1000000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while not (line := process.stderr.readline()).startswith("sampling"):
+        assert line, "it ended before it sampled"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_while_writing_leaves_nothing(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+import torch
 
+import cogworks
+from cogworks.config.variants import TINY, Variant
+from cogworks.models.text_encoder import TextEncoder
+from cogworks.models.tokenizer import Tokenizer
+from cogworks.models.transformer import Transformer
+from cogworks.models.vae import VAE
+from cogworks.pipelines.generate import Pipeline
+from cogworks.weights.save import save_pretrained
+from helpers.small_models import small_spiece
 from helpers.tiny_pipeline import PipelinePair, pipeline_pair
+
+T2V = replace(
+    TINY,
+    name="small",
+    transformer=replace(
+        TINY.transformer,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_heads=2,
+        head_width=16,
+        text_width=32,
+        text_tokens=12,
+        time_width=16,
+        sample_size=(4, 4),
+        sample_frames=9,
+    ),
+    vae=replace(TINY.vae, widths=(4, 4, 4, 4), latent_channels=4),
+    text_encoder=replace(TINY.text_encoder, width=32, head_width=16, num_heads=2, num_layers=1, mlp_width=32),
+    defaults=replace(TINY.defaults, height=32, width=32, num_frames=9, steps=3),
+)
+I2V = replace(T2V, name="small-i2v", transformer=replace(T2V.transformer, in_channels=8))
+T2V_15 = replace(T2V, name="small-1.5", transformer=replace(T2V.transformer, patch_size=(2, 2, 2), rope="slice"))
+SMALL_VARIANTS = {variant.name: variant for variant in (T2V, I2V, T2V_15)}
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +55,35 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PipelinePa
         return made[variation]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def _loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pipeline]:
+    loaded: dict[str, Pipeline] = {}
+
+    def get(name: str) -> Pipeline:
+        if name not in loaded:
+            folder = tmp_path_factory.mktemp("models") / name
+            _save_random(SMALL_VARIANTS[name], folder)
+            loaded[name] = cogworks.load(folder, device="cpu")
+        return loaded[name]
+
+    return get
+
+
+@pytest.fixture
+def small(_loaded: Callable[[str], Pipeline]) -> Callable[[str], Pipeline]:
+    """A small random model that remembers nothing of other tests; "small", "small-i2v" or "small-1.5"."""
+    return lambda name: Pipeline(replace(_loaded(name).components))
+
+
+def _save_random(variant: Variant, folder: object) -> None:
+    torch.manual_seed(0)
+    save_pretrained(
+        str(folder),
+        variant,
+        transformer=Transformer(variant.transformer),
+        vae=VAE(variant.vae),
+        text_encoder=TextEncoder(variant.text_encoder),
+        tokenizer=Tokenizer(small_spiece()),
+    )

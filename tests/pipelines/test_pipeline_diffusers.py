@@ -6,6 +6,7 @@ Small random networks, ten steps. Frames are in [0, 1], about half of them not s
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import cogworks
 from cogworks.models.vae import VAE
 from cogworks.pipelines import conditioning, noise
 from cogworks.pipelines.conditioning import Start
@@ -22,8 +24,8 @@ from cogworks.video import Video
 from helpers.small_models import TEXT_TOKENS
 from helpers.tiny_pipeline import PUBLISHED_SAMPLER, PipelinePair
 
-# The issue's bound. Measured: 2e-5, ten steps of guided differences and a decoder that amplifies them.
-TOLERANCE = 1e-3
+# Measured 1.9e-5: ten steps that guidance multiplies by up to 13, and a decoder of sums in another order.
+TOLERANCE = 1e-4
 STEPS = 10
 PROMPT, OTHER, NEGATIVE = "a red circle moves right", "the blue square on black", "white background quickly"
 
@@ -151,13 +153,17 @@ def test_several_prompts_with_negative_ones(pair: Pair, variation: str, one_each
     ours = model.ours.generate(**asked, **our_image, generator=generators[0])
     theirs = run_theirs(model.theirs, **asked, **their_image, generator=generators[1])
     assert_frames(ours, theirs)
-    assert distance(model.ours.generate(**{**asked, "negative_prompt": None}, **our_image, generator=seeded()), ours) > 0.1
+    assert (
+        distance(model.ours.generate(**{**asked, "negative_prompt": None}, **our_image, generator=seeded()), ours) > 0.1
+    )
 
 
 def test_one_negative_prompt_for_all(pair: Pair) -> None:
     model = pair("2b")
     asked = request(prompt=[PROMPT, OTHER], negative_prompt=NEGATIVE, **sized(SMALL))
-    assert_frames(model.ours.generate(**asked, generator=seeded()), run_theirs(model.theirs, **asked, generator=seeded()))
+    assert_frames(
+        model.ours.generate(**asked, generator=seeded()), run_theirs(model.theirs, **asked, generator=seeded())
+    )
 
 
 @pytest.mark.parametrize("variation", ["2b", "5b-i2v"])
@@ -189,11 +195,14 @@ def test_without_guidance(pair: Pair, guidance_scale: float) -> None:
 @pytest.mark.parametrize("sampler", ["ddim", "dpm"])
 @pytest.mark.parametrize(
     ("variation", "shape", "strength", "dynamic"),
-    [("2b", SMALL, 0.8, False), ("5b", TRAINED, 0.3, True), ("5b", (17, 32, 32), 1.0, False), ("1.5", (16, 32, 48), 0.55, True)],
+    [
+        ("2b", SMALL, 0.8, False),
+        ("5b", (9, 48, 32), 0.3, True),
+        ("5b", (17, 32, 32), 1.0, False),
+        ("1.5", (16, 32, 48), 0.55, True),
+    ],
 )
-def test_from_a_video(
-    pair: Pair, variation: str, shape: Shape, strength: float, dynamic: bool, sampler: str
-) -> None:
+def test_from_a_video(pair: Pair, variation: str, shape: Shape, strength: float, dynamic: bool, sampler: str) -> None:
     model = pair(variation)
     source = clip(shape)
     asked = request(prompt=PROMPT, height=shape[1], width=shape[2], strength=strength, use_dynamic_cfg=dynamic)
@@ -204,7 +213,10 @@ def test_from_a_video(
     assert_frames(ours, theirs)
     assert torch.equal(mine.get_state(), other.get_state())
     if strength < 1:
-        assert distance(model.ours.generate(**asked, video=clip(shape, 8), sampler=sampler, generator=seeded()), ours) > 0.05
+        assert (
+            distance(model.ours.generate(**asked, video=clip(shape, 8), sampler=sampler, generator=seeded()), ours)
+            > 0.05
+        )
 
 
 def video_to_video() -> type:
@@ -262,6 +274,21 @@ def test_frame_counts_of_diffusers(pair: Pair, num_frames: int) -> None:
     with torch.no_grad():
         returned = pair("2b").theirs.vae.decode(latents).sample.shape[2]
     assert decoded_frames(num_frames, 4) == returned
+
+
+def test_in_bfloat16_the_state_stays_float32(pair: Pair) -> None:
+    """Diffusers rounds the state to the dtype of the embeddings after every step: ours ends nearer to float32."""
+    model, steps = pair("5b"), 25
+    asked = request(**sized(SMALL), latents=given_latents(3, SMALL), output_type="latent", num_inference_steps=steps)
+    reference = run_theirs(model.with_sampler("ddim"), **asked, **embeddings())
+    theirs = model.with_sampler("ddim")
+    theirs.register_modules(transformer=deepcopy(theirs.transformer).to(torch.bfloat16))
+    rounded = {name: tensor.bfloat16() for name, tensor in embeddings().items()}
+    their_latents = run_theirs(theirs, **{**asked, "latents": asked["latents"].bfloat16()}, **rounded)
+    ours = cogworks.load(model.folder, dtype="bf16").generate(**asked, **rounded, sampler="ddim")
+    errors = [((latents.float() - reference).norm() / reference.norm()).item() for latents in (ours, their_latents)]
+    assert ours.dtype == torch.float32
+    assert errors[0] < 0.8 * errors[1] < 0.05
 
 
 # ---- the callback
@@ -325,18 +352,12 @@ def _mean_of_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(noise.GeneratorNoise, "posterior", lambda self, posterior: posterior.mean)
 
 
-def _pad_dropped_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = VAE.decode_stream
-    monkeypatch.setattr(VAE, "decode_stream", lambda self, latents: right(self, latents.roll(1, dims=2)))
-
-
 @pytest.mark.parametrize(
     ("mistake", "variation"),
     [
         (_noise_before_image, "5b-i2v"),
         (_image_scaled_as_elsewhere, "1.5-i2v"),
         (_mean_of_posterior, "5b-i2v"),
-        (_pad_dropped_behind, "1.5"),
     ],
 )
 def test_a_mistake_is_seen(
@@ -348,6 +369,18 @@ def test_a_mistake_is_seen(
     theirs = run_theirs(model.theirs, **asked, **their_image, generator=seeded())
     mistake(monkeypatch)
     assert distance(model.ours.generate(**asked, **our_image, generator=seeded()), theirs) > 10 * TOLERANCE
+
+
+def test_a_pad_dropped_behind_is_seen(pair: Pair) -> None:
+    model = pair("1.5")
+    asked = request(prompt=PROMPT, **sized(SMALL))
+    theirs = run_theirs(model.theirs, **asked, generator=seeded())
+    latents = model.ours.generate(**{**asked, "output_type": "latent"}, generator=seeded()).transpose(1, 2)
+    vae = model.ours.components.vae
+    for kept, is_right in ((latents[:, :, 1:], True), (latents[:, :, :-1], False)):
+        with torch.no_grad():
+            pixels = vae.decode(vae.from_diffusion(kept)).transpose(1, 2) / 2 + 0.5
+        assert (distance(pixels.clamp(0, 1), theirs) < TOLERANCE) == is_right
 
 
 def test_another_strength_is_seen(pair: Pair) -> None:

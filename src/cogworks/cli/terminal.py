@@ -75,14 +75,14 @@ class ProgressDisplay:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
         console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
         )
         # stdout stays as it is: results are printed there, also while bars are on stderr.
@@ -114,6 +114,7 @@ class ProgressDisplay:
             return
         task = self._started.get(label)
         if task is None:
-            task = self._started[label] = self._bars.add_task(label)
-        # A single thing has no time left to tell: its bar moves to and fro until it is done.
-        self._bars.update(task, completed=done, total=total if unit or done else None)
+            # A single thing has no time left to tell: its bar moves to and fro until it is done.
+            task = self._started[label] = self._bars.add_task(label, total=total if unit else None, count="")
+        count = f"{done}/{total} {unit}" if unit else ""
+        self._bars.update(task, completed=done, total=total if done else None, count=count)

@@ -51,9 +51,10 @@ def train(recipe: VAERecipe | TransformerRecipe) -> Path:
     if start < recipe.steps:
         trainer = _trainer(recipe, start)
         batches = ShapesBatches(recipe.data, recipe.batch_size, start)
-        trainer.fit(module, batches, ckpt_path=last if start else None, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        try:
+            trainer.fit(module, batches, ckpt_path=last if start else None, weights_only=True)
+        except SystemExit:  # what Lightning makes of an interrupt
+            raise KeyboardInterrupt from None
         trainer.save_checkpoint(last)
     return export(recipe, variant, recipe.output / MODEL)
 
