@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from cogworks.config.variants import TINY
+from cogworks.pipelines.geometry import geometry
 
 ROOT = Path(__file__).parents[2]
 HOUSE = ROOT / "src" / "cogworks"
@@ -63,8 +67,26 @@ def test_every_package_has_a_line(tree: tuple[set[str], dict[str, int]]) -> None
 
 def test_names_in_the_text_exist() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("```")[-1]
-    for name in re.findall(r"`([\w/]+\.py)`", page):
+    names = re.findall(r"`([\w/]+\.py)`", page)
+    assert len(names) > 20
+    for name in names:
         assert (HOUSE / name).is_file(), name
+
+
+def test_the_shapes_of_the_walk_are_those_of_tiny() -> None:
+    size, latents, transformer = geometry(TINY, None, None, None, None), TINY.vae.latent_channels, TINY.transformer
+    video_tokens = size.latent_frames * size.rows * size.columns // math.prod(transformer.patch_size)
+    walk = " ".join((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("```")[-1].split())
+    for text in (
+        f"{size.num_frames} frames of {size.width}x{size.height} are latents of "
+        f"(1, {latents}, {size.latent_frames}, {size.rows}, {size.columns})",
+        f"`steps({TINY.defaults.steps})` picks {TINY.defaults.steps} timesteps",
+        f"(`{TINY.defaults.sampler}`) calls",
+        f"Each is (1, {transformer.text_tokens}, {transformer.text_width})",
+        f"{transformer.text_tokens} + {video_tokens} tokens of width {transformer.width}",
+        f"a `Video` of ({size.num_frames}, {size.height}, {size.width}, 3)",
+    ):
+        assert text in walk, text
 
 
 def test_the_negative_control_of_the_tree() -> None:

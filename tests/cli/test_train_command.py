@@ -1,4 +1,4 @@
-"""`cogworks train`: recipe, overrides, streams and Ctrl-C. What a run does is tested in tests/training."""
+"""`cogworks train`: recipe, overrides and streams. What a run does is tested in tests/training."""
 
 from __future__ import annotations
 
@@ -38,26 +38,15 @@ def test_a_wrong_override(run: Run, override: str, words: str) -> None:
     assert words in ran.err
 
 
-def test_only_the_folder_is_on_stdout(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_folder_of_the_model_is_on_stdout(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fake(recipe: Any) -> Path:
         print("Epoch 0", file=sys.stdout)
-        return recipe.output
+        return recipe.output / "model"
 
     monkeypatch.setattr("cogworks.training.run.train", fake)
     ran = run("train", RECIPE, "output=here")
-    assert (ran.code, ran.out, ran.err) == (0, "here\n", "Epoch 0\n")
-    assert json.loads(run("train", RECIPE, "output=here", "--json").out) == {"folder": "here"}
-
-
-def test_ctrl_c_under_lightning(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def as_lightning_does(recipe: Any) -> Path:
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            sys.exit(1)
-
-    monkeypatch.setattr("cogworks.training.run.train", as_lightning_does)
-    assert run("train", RECIPE, "output=here").code == 130
+    assert (ran.code, ran.out, ran.err) == (0, "here/model\n", "Epoch 0\n")
+    assert json.loads(run("train", RECIPE, "output=here", "--json").out) == {"model": "here/model"}
 
 
 def test_a_missing_library_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,9 @@ class _Packed:
 
 def _join(tables: list[BlockModulation]) -> BlockModulation:
     """Modulations of several samples as rows of one table: R grows."""
-    halves = [Modulation(*(torch.cat(rows, dim=1) for rows in zip(*half, strict=True))) for half in zip(*tables, strict=True)]
+    halves = [
+        Modulation(*(torch.cat(rows, dim=1) for rows in zip(*half, strict=True))) for half in zip(*tables, strict=True)
+    ]
     return BlockModulation(*halves)
 
 

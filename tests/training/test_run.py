@@ -11,10 +11,13 @@ import torch
 import cogworks
 from cogworks.config.recipe import load_recipe
 from cogworks.errors import RecipeError
+from cogworks.models.vae import VAE
 from cogworks.training.batches import Batch
 from cogworks.training.export import CHECKPOINT, read_checkpoint
 from cogworks.training.run import build_module, known_variant, train
 from cogworks.training.transformer_module import TransformerModule
+from cogworks.weights.load import load_vae, load_variant
+from cogworks.weights.source import resolve
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 SHORT = ["data.size=32", "data.frames=9", "batch_size=2", "log_every=1", "warmup_steps=1", "threads=1"]
@@ -29,6 +32,11 @@ def _t2v(tmp_path: Path, *overrides: str) -> list[str]:
     return [*SHORT, f"output={tmp_path / 't2v'}", f"vae={tmp_path / 'vae'}", "steps=4", *overrides]
 
 
+def load_model_vae(folder: Path) -> VAE:
+    model = resolve(folder, local_files_only=True)
+    return load_vae(model, load_variant(model))
+
+
 @pytest.mark.slow
 def test_both_recipes_train_export_and_generate(tmp_path: Path) -> None:
     assert train(load_recipe(FOLDER / "tiny-vae.yaml", _vae(tmp_path))) == tmp_path / "vae" / "model"
@@ -39,9 +47,18 @@ def test_both_recipes_train_export_and_generate(tmp_path: Path) -> None:
     assert all(0.2 < loss < 3 for loss in losses)  # v has unit variance and the first prediction is zero
     video = cogworks.load(model).generate("a red circle moves right", seed=1, num_inference_steps=2, num_frames=9)
     assert video.frames.shape == (9, 64, 64, 3)
-    encoder = load_recipe(FOLDER / "tiny-t2v.yaml", _t2v(tmp_path, "latents=encoder"))
-    latents = build_module(encoder, known_variant("tiny")).encode(torch.zeros(1, 3, 9, 32, 32))
-    assert latents.shape == (1, 24, 3, 4, 4)
+    # The second stages go on from the averaged weights of the first.
+    decoder = load_recipe(
+        FOLDER / "tiny-vae-decoder.yaml",
+        [*_vae(tmp_path), f"start_from={tmp_path / 'vae'}", f"output={tmp_path / 'decoder'}"],
+    )
+    second = load_model_vae(train(decoder)).state_dict()
+    for name, before in load_model_vae(tmp_path / "vae" / "model").state_dict().items():
+        assert torch.equal(before, second[name]) == name.startswith("encoder."), name
+    refined = [*_t2v(tmp_path), f"start_from={tmp_path / 't2v'}", f"output={tmp_path / 't2v-encoder'}"]
+    recipe = load_recipe(FOLDER / "tiny-t2v-encoder.yaml", refined)
+    assert build_module(recipe, known_variant("tiny")).encode(torch.zeros(1, 3, 9, 32, 32)).shape == (1, 24, 3, 4, 4)
+    assert train(recipe).exists()
 
 
 @pytest.mark.slow
@@ -77,7 +94,7 @@ def test_a_transformer_run_without_its_vae_says_so(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"start the recipe of the VAE first"):
         build_module(recipe, known_variant("tiny"))
     recipe = load_recipe(FOLDER / "tiny-t2v.yaml", _t2v(tmp_path, "latents=encoder"))
-    with pytest.raises(RecipeError, match=r"run the recipe of the VAE to its end first"):
+    with pytest.raises(RecipeError, match=r"vae has no last.ckpt: run its recipe first"):
         build_module(recipe, known_variant("tiny"))
     with pytest.raises(RecipeError, match="no variant named 'small'"):
         known_variant("small")

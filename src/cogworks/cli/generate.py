@@ -1,4 +1,7 @@
-"""`cogworks generate`: a prompt in, a video file out."""
+"""`cogworks generate`: a prompt in, a video file out.
+
+`generate` is long because its signature is the command and its docstring the help.
+"""
 
 from __future__ import annotations
 

@@ -54,11 +54,11 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 
 
 def configure_logging() -> None:
-    """Send the library's log to stderr: notes of our own, warnings of everyone."""
-    root = logging.getLogger()
-    if not any(isinstance(handler, _TalkHandler) for handler in root.handlers):
-        root.addHandler(_TalkHandler())
-    logging.getLogger("cogworks").setLevel(logging.INFO)
+    """Send the library's log to stderr. Other libraries log as they like; their warnings reach stderr by default."""
+    ours = logging.getLogger("cogworks")
+    if not any(isinstance(handler, _TalkHandler) for handler in ours.handlers):
+        ours.addHandler(_TalkHandler())
+    ours.setLevel(logging.INFO)
 
 
 class _TalkHandler(logging.Handler):

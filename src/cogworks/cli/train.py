@@ -13,7 +13,7 @@ from cogworks.errors import RecipeError
 def train(recipe: Path, /, *overrides: str, print_config: Switch = False, as_json: AsJson = False) -> None:
     """Run a training recipe to its last step, resuming where it stopped before.
 
-    Prints the folder of the run, which holds its checkpoints and logs.
+    Prints the folder of the model it made, which `--model` takes. Checkpoints and logs are beside it.
 
     Args:
         recipe: A YAML file; those of the bundled models are in the folder `recipes`.
@@ -36,11 +36,6 @@ def train(recipe: Path, /, *overrides: str, print_config: Switch = False, as_jso
         if error.name is None or error.name.startswith("cogworks"):
             raise
         raise RecipeError(f"training needs {error.name}: pip install 'cogworks[train]'") from None
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # Lightning's bars and notes are talk
-            folder = run(loaded)
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit with code 1
-            raise KeyboardInterrupt from None
-        raise
-    result(str(folder), {"folder": str(folder)}, as_json=as_json)
+    with contextlib.redirect_stdout(sys.stderr):  # Lightning's bars and notes are talk
+        model = run(loaded)
+    result(str(model), {"model": str(model)}, as_json=as_json)

@@ -111,9 +111,7 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         for width in self.widths:
-            _require(
-                width % self.norm_groups == 0, f"width {width} is not divisible by norm_groups {self.norm_groups}"
-            )
+            _require(width % self.norm_groups == 0, f"width {width} is not divisible by norm_groups {self.norm_groups}")
         _require(
             self.temporal_stride in (1, 2, 4, 8) and self.temporal_stride <= self.spatial_stride,
             f"temporal_stride must be a power of two up to {self.spatial_stride}, got {self.temporal_stride}",

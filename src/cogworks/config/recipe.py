@@ -28,12 +28,13 @@ class ShapesData(_Strict):
 class _Recipe(_Strict):
     """What every run has.
 
-    Learning rates rise over `warmup_steps`, stay, and fall linearly to zero over the last `cooldown` of the run.
+    With `start_from`, another run, training begins at that run's averaged weights instead of from nothing. Learning rates rise over `warmup_steps`, stay, and fall linearly to zero over the last `cooldown` of the run.
     """
 
     version: Literal[1]
     variant: str
     output: Path
+    start_from: Path | None = None
     seed: int
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -59,6 +60,7 @@ class VAERecipe(_Recipe):
         full_size_from: share of the run after which whole clips replace crops.
         crop_size, crop_frames: pixels and frames of a crop.
         full_batch_size: batch size of whole clips.
+        train_encoder: false trains the decoder alone, for a fixed latent space.
         latent_noise: largest standard deviation of the noise that the decoder learns to bear.
         squared_weight: weight of the squared error, beside an absolute error of weight one.
         codec_weight: weight of the squared distance between the encoder's latents and the codec's.
@@ -72,6 +74,7 @@ class VAERecipe(_Recipe):
     crop_size: int
     crop_frames: int
     full_batch_size: int = Field(gt=0)
+    train_encoder: bool = True
     latent_noise: float = Field(ge=0)
     squared_weight: float = Field(ge=0)
     codec_weight: float = Field(ge=0)

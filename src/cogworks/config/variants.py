@@ -51,9 +51,7 @@ class Variant:
         return self.transformer.takes_image
 
 
-T5_XXL = TextEncoderConfig(
-    vocab_size=32128, width=4096, head_width=64, num_heads=64, num_layers=24, mlp_width=10240
-)
+T5_XXL = TextEncoderConfig(vocab_size=32128, width=4096, head_width=64, num_heads=64, num_layers=24, mlp_width=10240)
 
 COGVIDEOX_2B = Variant(
     name="cogvideox-2b",
@@ -87,7 +85,14 @@ COGVIDEOX_2B = Variant(
     text_encoder=T5_XXL,
     schedule=ScheduleConfig(snr_shift=3.0),
     defaults=GenerationDefaults(
-        height=480, width=720, num_frames=49, fps=8, steps=50, guidance_scale=6.0, dynamic_guidance=False, sampler="ddim"
+        height=480,
+        width=720,
+        num_frames=49,
+        fps=8,
+        steps=50,
+        guidance_scale=6.0,
+        dynamic_guidance=False,
+        sampler="ddim",
     ),
 )
 
@@ -154,9 +159,7 @@ TINY = replace(
         scaling_factor=1.0,
         sample_size=(128, 128),
     ),
-    text_encoder=TextEncoderConfig(
-        vocab_size=512, width=128, head_width=32, num_heads=4, num_layers=2, mlp_width=256
-    ),
+    text_encoder=TextEncoderConfig(vocab_size=512, width=128, head_width=32, num_heads=4, num_layers=2, mlp_width=256),
     schedule=ScheduleConfig(snr_shift=1.0),
     defaults=GenerationDefaults(
         height=64, width=64, num_frames=17, fps=8, steps=25, guidance_scale=3.0, dynamic_guidance=False, sampler="ddim"

@@ -136,12 +136,12 @@ def _seams(network: nn.Module, prefix: str = "") -> Iterator[str]:
         yield from _seams(child, f"{path}.")
 
 
-def _hide_inner(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:  # noqa: ARG001
+def _hide_inner(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
     for key in [key for key in state if key.startswith(f"{prefix}inner.")]:
         state[prefix + key.removeprefix(f"{prefix}inner.")] = state.pop(key)
 
 
-def _show_inner(module: nn.Module, state: dict[str, Tensor], prefix: str, *args: Any) -> None:  # noqa: ARG001
+def _show_inner(module: nn.Module, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
     own = {prefix + name for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]}
     for key in [key for key in state if key.startswith(prefix) and key not in own]:
         state[f"{prefix}inner." + key.removeprefix(prefix)] = state.pop(key)

@@ -63,7 +63,7 @@ class BlockRunner(nn.Module):
         tokens: Tensor,
         conditioning: Conditioning,
         layout: TokenLayout,
-        step: StepInfo | None,  # noqa: ARG002  wrappers read it
+        step: StepInfo | None,
     ) -> Tensor:
         for block, modulation in zip(blocks, conditioning.modulations, strict=True):
             tokens = block(tokens, modulation, conditioning.rope, layout)

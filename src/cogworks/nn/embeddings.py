@@ -70,7 +70,7 @@ def unpatchify(patches: Tensor, grid: tuple[int, int, int], patch_size: tuple[in
 class NoPositions(nn.Module):
     """Nothing is added: the positions are rotary alone."""
 
-    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:  # noqa: ARG002
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         return tokens
 
 

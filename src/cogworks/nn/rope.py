@@ -55,7 +55,7 @@ def crop_positions(grid: tuple[int, int], base: tuple[int, int]) -> tuple[Tensor
     return positions[0], positions[1]
 
 
-def count_positions(grid: tuple[int, int], base: tuple[int, int]) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+def count_positions(grid: tuple[int, int], base: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Row and column positions of the 1.5 models: 0, 1, 2, ... whatever the training size."""
     return torch.arange(grid[0]).float(), torch.arange(grid[1]).float()
 

@@ -115,7 +115,7 @@ class Pipeline:
             RequestError: the request is not one that this model can serve.
             VideoError: `image` is no picture.
         """
-        # The request, completed and checked before any network runs.
+        # Complete and check the request, before any network runs.
         defaults = self.variant.defaults
         check_output(output_type, fps)
         check_source(self.variant, image, video)
@@ -133,6 +133,7 @@ class Pipeline:
         blank = self._blank_state(num_prompts * num_videos_per_prompt, size)
         given = None if latents is None else _given_state(latents, blank)
 
+        # Encode the prompt, and what to begin from.
         on_progress(Progress("encode", 0, 1))
         branches = self.prompts.branches(
             prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided=scale > 1
@@ -140,6 +141,7 @@ class Pipeline:
         start = self._begin(source, given, blank, steps[0], noise)
         on_progress(Progress("encode", 1, 1))
 
+        # Sample.
         on_progress(Progress("steps", 0, len(steps)))
         denoise = Denoiser(self.components, branches, guidance, start.image_latents)
         after_step = self._after_step(denoise, callback_on_step_end, on_progress)
@@ -147,6 +149,7 @@ class Pipeline:
         if output_type == "latent":
             return sampled.transpose(1, 2)
 
+        # Decode, without the latent frames that only filled up a patch.
         chunks = self._decode(sampled[:, :, size.pad :], on_progress)
         if output_type != "video":
             return collect_pixels(chunks, output_type)

@@ -11,7 +11,10 @@ Phase = Literal["load", "encode", "steps", "decode", "write"]
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of a phase: sampling steps, or decoded latent frames; 0 of 1, then 1 of 1, elsewhere."""
+    """`done` of `total` units of a phase: sampling steps, or decoded latent frames; elsewhere the whole is one unit.
+
+    A phase begins with 0 done and ends with all.
+    """
 
     phase: Phase
     done: int

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cogworks.config.recipe import TransformerRecipe, VAERecipe
 from cogworks.config.variants import Variant
@@ -55,12 +55,18 @@ def export(recipe: VAERecipe | TransformerRecipe, variant: Variant, folder: Path
     return folder
 
 
-def averaged(run: Path, name: str, network: N) -> N:
-    """Fill `network` with the averaged weights that the run calls `name`."""
+def averaged_state(run: Path) -> dict[str, Tensor]:
+    """The averaged weights in a run's last checkpoint. Raises RecipeError if it has none."""
     path = run / CHECKPOINT
     if not path.exists():
         raise RecipeError(f"{run} has no {CHECKPOINT}: run its recipe first")
+    state: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
+    return state
+
+
+def averaged(run: Path, name: str, network: N) -> N:
+    """Fill `network` with the averaged weights that the run calls `name`."""
     prefix = f"{name}."
-    weights = read_checkpoint(path)["state_dict"]
+    weights = averaged_state(run)
     network.load_state_dict({key.removeprefix(prefix): w for key, w in weights.items() if key.startswith(prefix)})
     return network

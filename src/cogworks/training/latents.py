@@ -1,30 +1,36 @@
-"""Where the latents of a transformer run come from."""
+"""Where the latents of a transformer run come from: the codec or the encoder of a VAE run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cogworks.config.recipe import TransformerRecipe
+from cogworks.config.variants import Variant
 from cogworks.errors import RecipeError
-from cogworks.weights.load import load_vae, load_variant
-from cogworks.weights.source import resolve
+from cogworks.models.vae import VAE
+from cogworks.training.export import averaged
+from cogworks.training.linear_codec import LinearCodec
 
 CODEC = "codec.safetensors"
 
 
-def encoder_latents(folder: Path) -> Callable[[Tensor], Tensor]:
-    """Pixels (B, 3, T, H, W) -> diffusion latents (B, C, t, h, w): the posterior mean of a trained VAE, scaled.
+def latents_of(recipe: TransformerRecipe, variant: Variant) -> Callable[[Tensor], Tensor]:
+    """Pixels (B, 3, T, H, W) -> diffusion latents (B, C, t, h, w), without gradient.
+
+    The encoder gives its posterior mean, scaled. It may still be in training, as long as it does not change
+    (`train_encoder: false`).
 
     Raises:
-        RecipeError: the VAE run has not ended yet.
+        RecipeError: the VAE run has not been started.
     """
-    if not folder.exists():
-        raise RecipeError(f"there is no {folder}: run the recipe of the VAE to its end first")
-    model = resolve(folder, local_files_only=True)
-    vae = load_vae(model, load_variant(model), dtype=torch.float32)
+    if recipe.latents == "codec":
+        if not (recipe.vae / CODEC).exists():
+            raise RecipeError(f"{recipe.vae} holds no {CODEC}: start the recipe of the VAE first")
+        return LinearCodec.load(recipe.vae / CODEC).encode
+    vae = averaged(recipe.vae, "vae", VAE(variant.vae)).eval()
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> Tensor:

@@ -59,9 +59,7 @@ class LinearCodec:
         for kind, z, frames in (("first", latents[:, :, :1], 1), ("rest", latents[:, :, 1:], 4)):
             rows = rearrange(z, "b c t h w -> b t h w c") / self.tensors[f"{kind}.gain"]
             blocks = rows @ self.tensors[f"{kind}.basis"] + self.tensors[f"{kind}.mean"]
-            parts.append(
-                rearrange(blocks, "b t h w (c f p q) -> b c (t f) (h p) (w q)", c=3, f=frames, p=8, q=8)
-            )
+            parts.append(rearrange(blocks, "b t h w (c f p q) -> b c (t f) (h p) (w q)", c=3, f=frames, p=8, q=8))
         return torch.cat(parts, dim=2)
 
     def save(self, path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import shutil
 from pathlib import Path
 
 import lightning as L
@@ -20,8 +21,8 @@ from cogworks.config.variants import VARIANTS, Variant
 from cogworks.errors import RecipeError
 from cogworks.models.tokenizer import Tokenizer
 from cogworks.training.batches import ShapesBatches, read_batch
-from cogworks.training.export import CHECKPOINT, MODEL, VOCABULARY, export, read_checkpoint
-from cogworks.training.latents import CODEC, encoder_latents
+from cogworks.training.export import CHECKPOINT, MODEL, VOCABULARY, averaged_state, export, read_checkpoint
+from cogworks.training.latents import CODEC, latents_of
 from cogworks.training.linear_codec import LinearCodec
 from cogworks.training.transformer_module import TransformerModule
 from cogworks.training.vae_module import VAEModule
@@ -48,6 +49,8 @@ def train(recipe: VAERecipe | TransformerRecipe) -> Path:
     start = read_checkpoint(last)["global_step"] if last.exists() else 0
     if start:
         log.info("resuming at step %d of %d", start, recipe.steps)
+    elif recipe.start_from is not None:
+        module.load_state_dict(averaged_state(recipe.start_from))
     if start < recipe.steps:
         trainer = _trainer(recipe, start)
         batches = ShapesBatches(recipe.data, recipe.batch_size, start)
@@ -70,22 +73,20 @@ def build_module(recipe: VAERecipe | TransformerRecipe, variant: Variant) -> VAE
     """The module that a recipe trains. Fits the codec and trains the vocabulary where the run has none yet."""
     if isinstance(recipe, VAERecipe):
         return VAEModule(recipe, variant, fitted_codec(recipe, variant))
-    if recipe.latents == "codec":
-        if not (recipe.vae / CODEC).exists():
-            raise RecipeError(f"{recipe.vae} holds no {CODEC}: start the recipe of the VAE first")
-        encode = LinearCodec.load(recipe.vae / CODEC).encode
-    else:
-        encode = encoder_latents(recipe.vae / MODEL)
     vocabulary = recipe.output / VOCABULARY
+    if recipe.start_from is not None and not vocabulary.exists():
+        shutil.copyfile(recipe.start_from / VOCABULARY, vocabulary)
     if not vocabulary.exists():
         train_vocabulary(vocabulary, variant.text_encoder.vocab_size, recipe.data.seed)
     tokenizer, text_tokens = Tokenizer(vocabulary), variant.transformer.text_tokens
-    return TransformerModule(recipe, variant, encode, lambda captions: tokenizer.encode(captions, text_tokens))
+    return TransformerModule(
+        recipe, variant, latents_of(recipe, variant), lambda captions: tokenizer.encode(captions, text_tokens)
+    )
 
 
 def fitted_codec(recipe: VAERecipe, variant: Variant) -> LinearCodec:
     """The codec of a VAE run, fitted the first time it is asked for."""
-    path = recipe.output / CODEC
+    path = (recipe.start_from or recipe.output) / CODEC
     if not path.exists():
         pixels = read_batch(recipe.data, range(recipe.codec_clips)).pixels
         LinearCodec.fit(pixels, variant.vae.latent_channels).save(path)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from cogworks.config.recipe import VAERecipe
 from cogworks.config.variants import Variant
 from cogworks.models.vae import VAE
+from cogworks.models.vae_posterior import Posterior
 from cogworks.nn.time_context import Start
 from cogworks.rng import generator_for
 from cogworks.training.batches import Batch
@@ -21,11 +22,10 @@ from cogworks.training.linear_codec import LinearCodec
 from cogworks.training.optim import trapezoid
 
 INITIAL_LOGVAR = -6.0  # the posterior begins narrow: its noise must not drown the first latents
-CODEC_SHARE = 3  # one sample in three is decoded from the codec's latents once both halves train together
 
 
 class VAEModule(L.LightningModule):
-    """First each half regresses the linear codec, then both train together, held near it.
+    """First each half regresses the linear codec, then both train together, held near it; or the decoder alone.
 
     Crops, noise and posterior samples are keyed by (seed, step, replica).
     """
@@ -40,24 +40,20 @@ class VAEModule(L.LightningModule):
         with torch.no_grad():
             self.vae.encoder.conv_out.bias[channels:] = INITIAL_LOGVAR
             self.vae.encoder.conv_out.weight[channels:].mul_(0.1)
+        self.vae.encoder.requires_grad_(recipe.train_encoder)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         generator = generator_for(self.recipe.seed, "step", batch.number, self.global_rank)
         progress = batch.number / self.recipe.steps
         pixels = self._crop(batch.pixels, generator, whole=progress >= self.recipe.full_size_from)
         target = self.codec.encode(pixels)
-        mean, logvar = self.vae.encoder(pixels, Start()).chunk(2, dim=1)
-        distance = F.mse_loss(mean, target)
-        if progress < self.recipe.joint_from:
-            latents = target
-        else:
-            sampled = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
-            from_codec = torch.arange(len(mean)) % CODEC_SHARE == 0
-            latents = torch.where(from_codec.view(-1, 1, 1, 1, 1), target, sampled)
+        posterior = Posterior.from_moments(self.vae.encoder(pixels, Start()))
+        distance = F.mse_loss(posterior.mean, target)
+        latents = target if progress < self.recipe.joint_from else posterior.sample(generator)
         level = self.recipe.latent_noise * torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
         decoded = self.vae.decoder(latents + level * torch.randn(latents.shape, generator=generator), Start())
         absolute, squared = F.l1_loss(decoded, pixels), F.mse_loss(decoded, pixels)
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        kl = posterior.kl() / posterior.mean[0].numel()
         codec_weight = 1.0 if progress < self.recipe.joint_from else self.recipe.codec_weight
         loss = absolute + self.recipe.squared_weight * squared + codec_weight * distance + self.recipe.kl_weight * kl
         psnr = 10 * torch.log10(4 / (decoded.detach() - pixels).square().mean((1, 2, 3, 4))).mean()
@@ -81,7 +77,11 @@ class VAEModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
+            [p for p in self.parameters() if p.requires_grad],
+            lr=self.recipe.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=0.0,
+            fused=True,
         )
         schedule = trapezoid(optimizer, self.recipe.steps, self.recipe.warmup_steps, self.recipe.cooldown)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
