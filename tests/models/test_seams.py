@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,7 @@ class _SegmentAttention(Wrapper):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout) -> Tensor:
         edges = layout.boundaries
-        parts = [
-            F.scaled_dot_product_attention(*(x[:, :, a:b] for x in (q, k, v)))
-            for a, b in zip(edges, edges[1:], strict=False)
-        ]
+        parts = [F.scaled_dot_product_attention(*(x[:, :, a:b] for x in (q, k, v))) for a, b in pairwise(edges)]
         return torch.cat(parts, dim=2)
 
 

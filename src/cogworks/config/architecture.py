@@ -1,7 +1,7 @@
 """Architecture: frozen dataclasses that say what a network is, without torch.
 
 Letters: D token width, E conditioning width, C latent channels.
-Source: the published `config.json` files of CogVideoX (docs/variants.md lists the names they use).
+Source: the published `config.json` files of CogVideoX (`weights/configs.py` reads and writes their names).
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ class ShapesData(_Strict):
 class _Recipe(_Strict):
     """What every run has.
 
-    With `start_from`, another run, training begins at that run's averaged weights instead of from nothing. Learning rates rise over `warmup_steps`, stay, and fall linearly to zero over the last `cooldown` of the run.
+    With `start_from`, another run, training begins at that run's averaged weights instead of from nothing.
+    Learning rates rise over `warmup_steps`, stay, and fall linearly to zero over the last `cooldown` of the run.
     """
 
     version: Literal[1]
