@@ -11,6 +11,8 @@ from torch import Tensor
 
 from cogworks.config.recipe import TransformerRecipe
 from cogworks.config.variants import Variant
+from cogworks.diffusion.loss import diffusion_loss
+from cogworks.diffusion.prediction import add_noise
 from cogworks.diffusion.schedule import NoiseSchedule
 from cogworks.diffusion.timesteps import draw_timesteps
 from cogworks.models.text_encoder import TextEncoder
@@ -40,7 +42,6 @@ class TransformerModule(L.LightningModule):
         self.encode = encode
         self.tokenize = tokenize
         self.schedule = NoiseSchedule(variant.schedule)
-        self.num_timesteps = variant.schedule.num_timesteps
         self.transformer = Transformer(variant.transformer)
         self.text_encoder = TextEncoder(variant.text_encoder)
         self.transformer.initialise(generator_for(recipe.seed, "transformer"))
@@ -51,21 +52,23 @@ class TransformerModule(L.LightningModule):
         generator = generator_for(self.recipe.seed, "step", batch.number, self.global_rank)
         with torch.no_grad():
             x0 = self.encode(batch.pixels)
-        size = len(x0)
-        timesteps = draw_timesteps(size, generator, num_timesteps=self.num_timesteps, power=self.recipe.timestep_power)
-        noise = torch.randn(x0.shape, generator=generator)
+        size, device = len(x0), x0.device
+        timesteps = draw_timesteps(
+            size, generator, num_timesteps=self.schedule.num_timesteps, power=self.recipe.timestep_power
+        )
+        noise = torch.randn(x0.shape, generator=generator).to(device)
         dropped = torch.rand(size, generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
-        alpha, sigma = (level.float().view(-1, 1, 1, 1, 1) for level in self.schedule.levels(timesteps))
-        text_emb = self.text_encoder(self.tokenize(captions))
-        v = self.transformer(alpha * x0 + sigma * noise, timesteps, text_emb)
-        per_sample = (v - (alpha * noise - sigma * x0)).square().mean((1, 2, 3, 4))
+        alpha, sigma = self.schedule.levels(timesteps)
+        text_emb = self.text_encoder(self.tokenize(captions).to(device))
+        v = self.transformer(add_noise(x0, noise, alpha, sigma), timesteps.to(device), text_emb)
+        per_sample = diffusion_loss(v, x0, noise, alpha, sigma)
         self._log(per_sample.detach(), timesteps)
         return per_sample.mean()
 
     def _log(self, per_sample: Tensor, timesteps: Tensor) -> None:
         self.log("loss", per_sample.mean(), prog_bar=True)
-        quarter = timesteps * 4 // self.num_timesteps
+        quarter = timesteps * 4 // self.schedule.num_timesteps
         for index in range(4):
             if (quarter == index).any():
                 self.log(f"loss/quarter_{index}", per_sample[quarter == index].mean())

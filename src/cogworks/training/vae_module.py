@@ -51,7 +51,8 @@ class VAEModule(L.LightningModule):
         distance = F.mse_loss(posterior.mean, target)
         latents = target if progress < self.recipe.joint_from else posterior.sample(generator)
         level = self.recipe.latent_noise * torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
-        decoded = self.vae.decoder(latents + level * torch.randn(latents.shape, generator=generator), Start())
+        noise = (level * torch.randn(latents.shape, generator=generator)).to(latents)
+        decoded = self.vae.decoder(latents + noise, Start())
         absolute, squared = F.l1_loss(decoded, pixels), F.mse_loss(decoded, pixels)
         kl = posterior.kl() / posterior.mean[0].numel()
         codec_weight = 1.0 if progress < self.recipe.joint_from else self.recipe.codec_weight
