@@ -12,9 +12,10 @@ import cogworks
 from cogworks.config.recipe import load_recipe
 from cogworks.errors import RecipeError
 from cogworks.models.vae import VAE
-from cogworks.training.batches import Batch
+from cogworks.training.batches import LatentBatch
 from cogworks.training.export import CHECKPOINT, read_checkpoint
-from cogworks.training.run import build_module, known_variant, train
+from cogworks.training.latents import encoder_of
+from cogworks.training.run import build_batches, known_variant, train
 from cogworks.training.transformer_module import TransformerModule
 from cogworks.weights.load import load_vae, load_variant
 from cogworks.weights.source import resolve
@@ -55,9 +56,10 @@ def test_both_recipes_train_export_and_generate(tmp_path: Path) -> None:
     second = load_model_vae(train(decoder)).state_dict()
     for name, before in load_model_vae(tmp_path / "vae" / "model").state_dict().items():
         assert torch.equal(before, second[name]) == name.startswith("encoder."), name
-    refined = [*_t2v(tmp_path), f"start_from={tmp_path / 't2v'}", f"output={tmp_path / 't2v-encoder'}"]
+    folders = {"start_from": "t2v", "output": "t2v-encoder", "vae": "decoder"}
+    refined = [*_t2v(tmp_path), "cached_clips=4", *(f"{key}={tmp_path / name}" for key, name in folders.items())]
     recipe = load_recipe(FOLDER / "tiny-t2v-encoder.yaml", refined)
-    assert build_module(recipe, known_variant("tiny")).encode(torch.zeros(1, 3, 9, 32, 32)).shape == (1, 24, 3, 4, 4)
+    assert encoder_of(recipe, known_variant("tiny"))(torch.zeros(1, 3, 9, 32, 32)).shape == (1, 24, 3, 4, 4)
     assert train(recipe).exists()
 
 
@@ -73,7 +75,7 @@ def test_an_interrupted_run_resumes_exactly(tmp_path: Path, monkeypatch: pytest.
     unbroken = run("unbroken")
     step = TransformerModule.training_step
 
-    def interrupted(self: TransformerModule, batch: Batch, batch_index: int) -> torch.Tensor:
+    def interrupted(self: TransformerModule, batch: LatentBatch, batch_index: int) -> torch.Tensor:
         if batch.number == 2:
             raise KeyboardInterrupt
         return step(self, batch, batch_index)
@@ -92,9 +94,9 @@ def test_an_interrupted_run_resumes_exactly(tmp_path: Path, monkeypatch: pytest.
 def test_a_transformer_run_without_its_vae_says_so(tmp_path: Path) -> None:
     recipe = load_recipe(FOLDER / "tiny-t2v.yaml", _t2v(tmp_path))
     with pytest.raises(RecipeError, match=r"start the recipe of the VAE first"):
-        build_module(recipe, known_variant("tiny"))
+        build_batches(recipe, known_variant("tiny"), 0)
     recipe = load_recipe(FOLDER / "tiny-t2v.yaml", _t2v(tmp_path, "latents=encoder"))
     with pytest.raises(RecipeError, match=r"vae has no last.ckpt: run its recipe first"):
-        build_module(recipe, known_variant("tiny"))
+        build_batches(recipe, known_variant("tiny"), 0)
     with pytest.raises(RecipeError, match="no variant named 'small'"):
         known_variant("small")

@@ -87,6 +87,7 @@ class TransformerRecipe(_Recipe):
 
     Attributes:
         latents: what makes the latents: the linear codec of a VAE run, or that run's encoder.
+        cached_clips: encode this many clips once and learn from them alone; 0 draws new clips for every batch.
         vae: folder of the VAE run.
         matrix_learning_rate: of Muon, which trains the matrices of the blocks; AdamW trains the rest.
         timestep_power: timesteps are T u^power with u uniform; below 1 favours high noise.
@@ -96,6 +97,7 @@ class TransformerRecipe(_Recipe):
     kind: Literal["transformer"]
     vae: Path
     latents: Literal["codec", "encoder"]
+    cached_clips: int = Field(ge=0, default=0)
     matrix_learning_rate: float = Field(gt=0)
     timestep_power: float = Field(gt=0)
     caption_dropout: float = Field(ge=0, le=1)

@@ -23,6 +23,14 @@ class Batch(NamedTuple):
     number: int
 
 
+class LatentBatch(NamedTuple):
+    """`latents` (B, C, t, h, w) of the diffusion process, their captions, and the number of the batch in the run."""
+
+    latents: Tensor
+    captions: list[str]
+    number: int
+
+
 class ShapesBatches:
     """Batches `start`, `start` + 1, ...: batch n holds scenes n * batch_size and on, whoever asks and whenever."""
 

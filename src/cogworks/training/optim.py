@@ -1,4 +1,4 @@
-"""Optimizers and learning rates."""
+"""Optimizers, learning rates and the average of weights."""
 
 from __future__ import annotations
 
@@ -86,3 +86,17 @@ def trapezoid(optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, c
     """
     falling = max(1.0, steps * cooldown)
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup_steps + 1), max(0.0, steps - step) / falling))
+
+
+def warm_average(decay: float) -> Callable[[Tensor, Tensor, int | Tensor], Tensor]:
+    """An exponential moving average of weights whose decay rises to `decay`: min(decay, (1 + n) / (10 + n)).
+
+    With a constant decay the first weights would still count for decay^n after n steps, which ruins the average of a
+    short run.
+    """
+
+    def average(averaged: Tensor, current: Tensor, count: int | Tensor) -> Tensor:
+        n = int(count)
+        return averaged.lerp(current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return average

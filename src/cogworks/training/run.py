@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from cogworks.config.recipe import TransformerRecipe, VAERecipe
@@ -22,8 +22,9 @@ from cogworks.errors import RecipeError
 from cogworks.models.tokenizer import Tokenizer
 from cogworks.training.batches import ShapesBatches, read_batch
 from cogworks.training.export import CHECKPOINT, MODEL, VOCABULARY, averaged_state, export, read_checkpoint
-from cogworks.training.latents import CODEC, latents_of
+from cogworks.training.latents import CODEC, CachedBatches, EncodedBatches, encoder_of
 from cogworks.training.linear_codec import LinearCodec
+from cogworks.training.optim import warm_average
 from cogworks.training.transformer_module import TransformerModule
 from cogworks.training.vae_module import VAEModule
 from cogworks.training.vocabulary import train_vocabulary
@@ -53,7 +54,7 @@ def train(recipe: VAERecipe | TransformerRecipe) -> Path:
         module.load_state_dict(averaged_state(recipe.start_from))
     if start < recipe.steps:
         trainer = _trainer(recipe, start)
-        batches = ShapesBatches(recipe.data, recipe.batch_size, start)
+        batches = build_batches(recipe, variant, start)
         try:
             trainer.fit(module, batches, ckpt_path=last if start else None, weights_only=True)
         except SystemExit:  # what Lightning makes of an interrupt
@@ -79,9 +80,16 @@ def build_module(recipe: VAERecipe | TransformerRecipe, variant: Variant) -> VAE
     if not vocabulary.exists():
         train_vocabulary(vocabulary, variant.text_encoder.vocab_size, recipe.data.seed)
     tokenizer, text_tokens = Tokenizer(vocabulary), variant.transformer.text_tokens
-    return TransformerModule(
-        recipe, variant, latents_of(recipe, variant), lambda captions: tokenizer.encode(captions, text_tokens)
-    )
+    return TransformerModule(recipe, variant, lambda captions: tokenizer.encode(captions, text_tokens))
+
+
+def build_batches(
+    recipe: VAERecipe | TransformerRecipe, variant: Variant, start: int
+) -> ShapesBatches | EncodedBatches | CachedBatches:
+    """What a run learns from, beginning with batch `start`."""
+    if isinstance(recipe, VAERecipe):
+        return ShapesBatches(recipe.data, recipe.batch_size, start)
+    return (CachedBatches if recipe.cached_clips else EncodedBatches)(recipe, encoder_of(recipe, variant), start)
 
 
 def fitted_codec(recipe: VAERecipe, variant: Variant) -> LinearCodec:
@@ -95,7 +103,7 @@ def fitted_codec(recipe: VAERecipe, variant: Variant) -> LinearCodec:
 
 def _trainer(recipe: VAERecipe | TransformerRecipe, start: int) -> L.Trainer:
     callbacks: list[Callback] = [
-        EMAWeightAveraging(decay=recipe.ema_decay),
+        WeightAveraging(avg_fn=warm_average(recipe.ema_decay)),
         ModelCheckpoint(
             dirpath=recipe.output,
             filename="step{step:06d}",

@@ -18,7 +18,7 @@ from cogworks.diffusion.timesteps import draw_timesteps
 from cogworks.models.text_encoder import TextEncoder
 from cogworks.models.transformer import Transformer
 from cogworks.rng import generator_for
-from cogworks.training.batches import Batch
+from cogworks.training.batches import LatentBatch
 from cogworks.training.optim import MuonAndAdamW, trapezoid
 
 
@@ -26,7 +26,6 @@ class TransformerModule(L.LightningModule):
     """v-prediction with caption dropout; noise and timesteps are keyed by (seed, step, replica).
 
     Args:
-        encode: pixels (B, 3, T, H, W) -> diffusion latents (B, C, t, h, w), without gradient.
         tokenize: captions -> ids (B, M).
     """
 
@@ -34,12 +33,10 @@ class TransformerModule(L.LightningModule):
         self,
         recipe: TransformerRecipe,
         variant: Variant,
-        encode: Callable[[Tensor], Tensor],
         tokenize: Callable[[list[str]], Tensor],
     ) -> None:
         super().__init__()
         self.recipe = recipe
-        self.encode = encode
         self.tokenize = tokenize
         self.schedule = NoiseSchedule(variant.schedule)
         self.transformer = Transformer(variant.transformer)
@@ -48,10 +45,9 @@ class TransformerModule(L.LightningModule):
         self.text_encoder.initialise(generator_for(recipe.seed, "text encoder"))
         self.text_encoder.requires_grad_(recipe.train_text_encoder)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: LatentBatch, batch_index: int) -> Tensor:
         generator = generator_for(self.recipe.seed, "step", batch.number, self.global_rank)
-        with torch.no_grad():
-            x0 = self.encode(batch.pixels)
+        x0 = batch.latents
         size, device = len(x0), x0.device
         timesteps = draw_timesteps(
             size, generator, num_timesteps=self.schedule.num_timesteps, power=self.recipe.timestep_power
