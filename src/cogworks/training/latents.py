@@ -92,6 +92,6 @@ def cached_latents(recipe: TransformerRecipe, encode: Encode) -> Tensor:
         pieces = (numbers[first : first + PIECE] for first in range(0, len(numbers), PIECE))
         latents = torch.cat([encode(read_batch(recipe.data, piece).pixels) for piece in pieces])
         temporary = path.with_name(path.name + ".tmp")
-        save_file({"latents": latents}, temporary)
+        save_file({"latents": latents.contiguous()}, temporary)
         os.replace(temporary, path)
     return load_file(path)["latents"]
