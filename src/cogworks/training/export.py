@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,27 +32,28 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def export(recipe: VAERecipe | TransformerRecipe, variant: Variant, folder: Path) -> Path:
-    """Write what a finished run has learned to `folder`, in float16. A folder that exists is kept as it is.
+    """Write what a run has learned to `folder`, in float16, in place of what an earlier export left there.
 
     The model of a transformer run has the VAE of the run that it names.
 
     Raises:
         RecipeError: a run that is needed has no checkpoint.
     """
-    if folder.exists():
-        return folder
+    new = folder.with_name(folder.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
     if isinstance(recipe, VAERecipe):
-        vae = averaged(recipe.output, "vae", VAE(variant.vae))
-        save_pretrained(folder, variant, vae=vae.half())
-        return folder
-    save_pretrained(
-        folder,
-        variant,
-        transformer=averaged(recipe.output, "transformer", Transformer(variant.transformer)).half(),
-        text_encoder=averaged(recipe.output, "text_encoder", TextEncoder(variant.text_encoder)).half(),
-        vae=averaged(recipe.vae, "vae", VAE(variant.vae)).half(),
-        tokenizer=Tokenizer(recipe.output / VOCABULARY),
-    )
+        save_pretrained(new, variant, vae=averaged(recipe.output, "vae", VAE(variant.vae)).half())
+    else:
+        save_pretrained(
+            new,
+            variant,
+            transformer=averaged(recipe.output, "transformer", Transformer(variant.transformer)).half(),
+            text_encoder=averaged(recipe.output, "text_encoder", TextEncoder(variant.text_encoder)).half(),
+            vae=averaged(recipe.vae, "vae", VAE(variant.vae)).half(),
+            tokenizer=Tokenizer(recipe.output / VOCABULARY),
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
     return folder
 
 
