@@ -202,7 +202,15 @@ def test_ctrl_c_leaves_with_130_and_nothing_else(run: Run, model: str, monkeypat
 def test_a_real_ctrl_c(model: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cogworks", "generate", PROMPT, "--model", model, "--steps", "1000"]
     command += ["--size", "128x128"]  # minutes of work
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background makes them ignore Ctrl-C, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stderr is not None
     while not (line := process.stderr.readline()).startswith("sampling"):
         assert line, "it ended before it sampled"
