@@ -12,13 +12,8 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
-SEED = 7
-ENLARGE = 3
-GIFS = {
-    "red-circle-right": "a red circle moves right on a black background",
-    "yellow-star-orbits": "a yellow star orbits clockwise on a navy background",
-    "blue-square-grows": "a blue square grows on a beige background",
-}
+ENLARGE = 2
+EVERY = 17  # of 100 prompts, sorted by shape: six of them
 CURVES = {
     "vae": (("tiny-vae", "psnr"), ("tiny-vae-decoder", "psnr")),
     "transformer": (("tiny-t2v", "loss/quarter_3"), ("tiny-t2v-encoder", "loss/quarter_3")),
@@ -27,14 +22,17 @@ LABELS = {"psnr": "PSNR of a training batch, dB", "loss/quarter_3": "v-loss, noi
 
 
 def gifs() -> None:
+    """Every seventeenth prompt of the evaluation list, with the seeds of `cogworks eval`: not chosen by hand."""
     import cogworks
+    from cogworks.evaluation.prompts import evaluation_prompts
     from cogworks.video import resize_frames
 
     pipeline = cogworks.load("tiny")
-    for name, prompt in GIFS.items():
-        video = pipeline.generate(prompt, seed=SEED)
+    for line, prompt in list(enumerate(evaluation_prompts(), start=1))[::EVERY]:
+        video = pipeline.generate(prompt, seed=line)
         frames = resize_frames(video.frames, ENLARGE * video.height, ENLARGE * video.width)
-        cogworks.Video(frames, video.fps).save(IMAGES / f"{name}.gif")
+        cogworks.Video(frames, video.fps).save(IMAGES / f"prompt-{line}.gif")
+        print(prompt)
 
 
 def curves() -> None:
