@@ -15,8 +15,8 @@ from cogworks.video import contact_sheet, resize_frames
 
 PROMPTS = (
     "a red circle moves right on a black background",
-    "a yellow star orbits clockwise on a navy background",
-    "a blue square grows on a beige background",
+    "a green triangle moves down on a gradient background",
+    "a cyan ring moves up on a gray background",
 )
 SEED = 7
 ENLARGE = 4
