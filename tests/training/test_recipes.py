@@ -34,6 +34,8 @@ def test_overrides_reach_nested_keys() -> None:
         ("steps", "an override must look like key=value"),
         ("steps.more=3", "steps is a plain value"),
         ("kind=lora", "kind"),
+        ("compile=true", "unknown key 'compile'"),
+        ("cached_clips=3", "cached_clips must be 0 or at least batch_size, 32; got 3"),
     ],
 )
 def test_mistakes_are_named(override: str, message: str) -> None:

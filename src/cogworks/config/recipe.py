@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from cogworks.errors import RecipeError
 
@@ -47,7 +47,6 @@ class _Recipe(_Strict):
     checkpoint_minutes: float = Field(gt=0, default=5.0)
     log_every: int = Field(gt=0, default=20)
     threads: int = Field(gt=0, default=2)
-    compile: bool = False
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     data: ShapesData
 
@@ -102,6 +101,14 @@ class TransformerRecipe(_Recipe):
     timestep_power: float = Field(gt=0)
     caption_dropout: float = Field(ge=0, le=1)
     train_text_encoder: bool
+
+    @model_validator(mode="after")
+    def _enough_clips(self) -> Self:
+        if 0 < self.cached_clips < self.batch_size:
+            raise ValueError(
+                f"cached_clips must be 0 or at least batch_size, {self.batch_size}; got {self.cached_clips}"
+            )
+        return self
 
 
 Recipe = Annotated[VAERecipe | TransformerRecipe, Field(discriminator="kind")]

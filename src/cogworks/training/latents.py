@@ -87,7 +87,7 @@ class CachedBatches:
 def cached_latents(recipe: TransformerRecipe, encode: Encode) -> Tensor:
     """(cached_clips, C, t, h, w) float32 latents of the run's first clips, from its folder once they are there."""
     path: Path = recipe.output / CACHE
-    if not path.exists():
+    if not path.exists() or len(load_file(path)["latents"]) != recipe.cached_clips:
         numbers = range(recipe.cached_clips)
         pieces = (numbers[first : first + PIECE] for first in range(0, len(numbers), PIECE))
         latents = torch.cat([encode(read_batch(recipe.data, piece).pixels) for piece in pieces])

@@ -34,8 +34,9 @@ class VAEModule(L.LightningModule):
         super().__init__()
         self.recipe = recipe
         self.codec = codec
-        torch.manual_seed(recipe.seed)
-        self.vae = VAE(variant.vae)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.vae = VAE(variant.vae)
         channels = variant.vae.latent_channels
         with torch.no_grad():
             self.vae.encoder.conv_out.bias[channels:] = INITIAL_LOGVAR
