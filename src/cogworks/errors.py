@@ -23,3 +23,23 @@ class VideoError(CogworksError):
 
 class ExtensionError(CogworksError):
     """An extension matches nothing, conflicts with another, or does not fit the model."""
+
+
+class RunError(CogworksError):
+    """The run itself found a fault; nothing that was asked for is wrong in itself."""
+
+
+class JobsFailedError(RunError):
+    """Some jobs of a list failed; the others are done."""
+
+
+class ReplayError(RunError):
+    """A video that was made again is not the same."""
+
+
+class NumericsError(RunError):
+    """A network gave numbers that are not finite."""
+
+
+class MemoryShortageError(RunError):
+    """Memory ran out, and there was nothing left to save."""

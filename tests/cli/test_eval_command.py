@@ -25,7 +25,7 @@ def test_the_table_the_report_and_the_progress(run: Run, model: str) -> None:
     assert [line.split("  ")[1] for line in lines[1:6]] == ["all four", "shape", "colour", "motion", "background"]
     assert all("of 3 (" in line for line in lines[1:6])
     assert lines[6].startswith("VAE: 3 unseen clips, PSNR ")
-    assert ran.err.splitlines()[:3] == ["loading", "generating and reading, 3 prompts", "reconstructing, 3 clips"]
+    assert ran.err.splitlines()[:3] == ["loading, 1 MB", "generating and reading, 3 prompts", "reconstructing, 3 clips"]
     report = json.loads(Path("reports/report.json").read_text())
     assert [row["prompt"] for row in report["prompts"]["rows"]] == evaluation_prompts()[:3]
     assert [row["seed"] for row in report["prompts"]["rows"]] == [1, 2, 3]  # the numbers of their lines

@@ -16,9 +16,11 @@ import pytest
 from PIL import Image
 
 from cogworks import __version__
-from cogworks.cli.generate import output_path, parse_size
-from cogworks.errors import RequestError
-from cogworks.pipelines.generate import Pipeline
+from cogworks.cli.naming import output_path
+from cogworks.config.request import GenerationRequest
+from cogworks.errors import VideoError
+from cogworks.pipelines.denoiser import Denoiser
+from cogworks.pipelines.execution import Execution
 from cogworks.video import Video, read_metadata, read_video
 
 Run = Callable[..., Any]
@@ -38,7 +40,7 @@ def test_writes_the_file_and_prints_its_path_alone(run: Run, model: str, name: s
 def test_one_line_a_phase_where_stderr_is_no_terminal(run: Run, model: str) -> None:
     ran = run("generate", PROMPT, "--model", model, "--seed", 3)
     lines = ran.err.splitlines()
-    assert lines[:5] == ["loading", "reading the prompt", "sampling, 2 steps", "decoding, 3 latent frames", "writing"]
+    assert lines[:5] == ["loading, 1 MB", "reading the prompt", "sampling, 2 steps", "decoding, 3 latent frames", "writing"]
     assert len(lines) == 6
     assert "\x1b" not in ran.err
 
@@ -75,11 +77,12 @@ def test_json_is_one_object_with_all_it_takes_to_repeat(run: Run, model: str) ->
     ran = run("generate", PROMPT, "--model", model, "--seed", 3, "-o", "out.mp4", "--json", *options)
     found = json.loads(ran.out)
     assert found["path"] == "out.mp4"
-    assert found["cogworks"] == __version__
-    assert found["model"] == model
-    assert found["request"] == {
+    assert found["versions"]["cogworks"] == __version__
+    said = {name: value for name, value in found["request"].items() if value is not None}
+    assert said == {
         "prompt": PROMPT,
-        "negative_prompt": None,
+        "model": model,
+        "fit": "crop",
         "height": 32,
         "width": 48,
         "num_frames": 1,
@@ -87,19 +90,81 @@ def test_json_is_one_object_with_all_it_takes_to_repeat(run: Run, model: str) ->
         "num_inference_steps": 3,
         "guidance_scale": 2.0,
         "use_dynamic_cfg": False,
-        "sampler": "dpm-ode",
+        "sampler": "dpm_ode",
         "seed": 3,
+        "loras": [],
     }
-    assert read_metadata("out.mp4") == {key: found[key] for key in ("cogworks", "model", "request")}
+    (recipe,) = read_metadata("out.mp4").values()
+    assert recipe == {key: found[key] for key in recipe}
 
 
-def test_the_recipe_in_a_file_makes_its_frames_again(run: Run, model: str) -> None:
-    import cogworks
+def test_json_makes_every_line_on_stderr_an_event(run: Run, model: str) -> None:
+    ran = run("generate", PROMPT, "--model", model, "--seed", 3, "-o", "out.mp4", "--json", "--steps", 3)
+    events = [json.loads(line) for line in ran.err.splitlines()]
+    steps = [(event["done"], event["total"]) for event in events if event.get("phase") == "steps"]
+    assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    phases = [event["phase"] for event in events if event["event"] == "progress"]
+    assert list(dict.fromkeys(phases)) == ["load", "encode", "steps", "decode", "write"]
+    assert [e["seconds_left"] for e in events if e.get("phase") == "steps"][-1] == 0
+    failed = run("generate", PROMPT, "--model", model, "--frames", 10, "--json")
+    assert (failed.code, failed.out) == (2, "")
+    assert json.loads(failed.err.splitlines()[-1])["event"] == "error"
 
-    run("generate", PROMPT, "--model", model, "--negative-prompt", "blue", "--dynamic-guidance", "-o", "out.gif")
-    recipe = read_metadata("out.gif")
-    cogworks.load(recipe["model"]).generate(**recipe["request"]).save("again.gif")
-    np.testing.assert_array_equal(read_video("out.gif").frames, read_video("again.gif").frames)
+
+def test_seconds_are_rounded_to_frames_that_the_model_makes(run: Run, model: str) -> None:
+    assert run("generate", PROMPT, "--model", model, "--seconds", 1, "-o", "out.gif").code == 0
+    assert read_video("out.gif").num_frames in (8, 9)
+
+
+def test_upscale_enlarges_the_file_alone(run: Run, model: str) -> None:
+    run("generate", PROMPT, "--model", model, "--seed", 3, "-o", "small.gif")
+    run("generate", PROMPT, "--model", model, "--seed", 3, "-o", "large.gif", "--upscale", 2)
+    assert read_video("large.gif").frames.shape == (9, 64, 64, 3)
+    small, large = (read_metadata(name)["cogworks"] for name in ("small.gif", "large.gif"))
+    assert small == large
+
+
+def test_an_interrupted_run_goes_on_to_the_same_pixels(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = ("generate", PROMPT, "--model", model, "--seed", 3, "--steps", 12, "--sampler", "dpm")
+    assert run(*common, "-o", "whole.gif").code == 0
+    real, calls = Denoiser.__call__, []
+
+    def interrupted_at_the_eighth(self: Denoiser, *args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(Denoiser, "__call__", interrupted_at_the_eighth)
+    stopped = run(*common, "-o", "out.gif", "--resumable")
+    assert (stopped.code, stopped.out) == (130, "")
+    assert "stopped at step 7 of 12; the same command with --seed 3 goes on from there" in stopped.err
+    assert not Path("out.gif").exists()
+    assert run(*common, "-o", "out.gif", "--resumable").code == 0
+    assert len(calls) == 8 + 12 - 5  # the state was kept after the fifth step
+    np.testing.assert_array_equal(read_video("whole.gif").frames, read_video("out.gif").frames)
+    assert sorted(path.name for path in Path().iterdir()) == ["out.gif", "whole.gif"]
+
+
+def test_a_file_that_cannot_be_written_costs_no_sampling(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = ("generate", PROMPT, "--model", model, "--seed", 3, "-o", "out.gif")
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise VideoError("cannot write out.gif: no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cogworks.pipelines.job.write_video", full)
+        ran = run(*common)
+    assert ran.code == 2
+    assert "no space left" in ran.err
+    assert ".out.gif.resume" in ran.err
+
+    def sampled_again(*args: object) -> None:
+        raise AssertionError("sampled again")
+
+    monkeypatch.setattr(Denoiser, "__call__", sampled_again)
+    assert run(*common).code == 0
+    assert [path.name for path in Path().iterdir()] == ["out.gif"]
 
 
 def test_a_video_is_begun_from_and_strength_says_how_far_from_it(run: Run, model: str) -> None:
@@ -110,10 +175,8 @@ def test_a_video_is_begun_from_and_strength_says_how_far_from_it(run: Run, model
         assert ran.code == 0, ran.err
     assert read_video("default.gif").fps == pytest.approx(5)  # the video's own
     assert (read_video("default.gif").frames != read_video("little.gif").frames).any()
-    assert (
-        read_metadata("little.gif")["request"] | {"video": "in.mp4", "strength": 0.25}
-        == (read_metadata("little.gif")["request"])
-    )
+    recipe = read_metadata("little.gif")["cogworks"]
+    assert recipe["request"] | {"video": "in.mp4", "strength": 0.25} == recipe["request"]
 
 
 def test_an_image_for_a_text_to_video_model_names_those_that_take_one(run: Run, model: str) -> None:
@@ -152,11 +215,18 @@ def test_no_file_is_overwritten_without_force(run: Run, model: str) -> None:
     ("arguments", "words"),
     [
         (("--size", "64"), "720x480"),
+        (("--size=-8x8",), "720x480"),
+        (("--seconds", "1", "--frames", "9"), "not both"),
+        (("--lora", "missing.safetensors"), "missing.safetensors"),
+        (("--memory", "lots"), "8GB"),
+        (("--dtype", "int8"), "float32"),
+        (("--device", "cuda:99"), "cuda:99"),
+        (("--upscale", "0"), "upscale"),
         (("--size", "30x32"), "the nearest is 32"),
         (("--frames", "10"), "the nearest is 9"),
-        (("--frames", "0"), "--frames"),
+        (("--frames", "0"), "frames"),
         (("--steps", "many"), "--steps"),
-        (("--strength", "0.5"), "--video"),
+        (("--strength", "0.5"), "give a video"),
         (("--strength", "1.5", "--video", "in.mp4"), "strength"),
         (("--image", "first.png", "--video", "in.mp4"), "not both"),
         (("--image", "missing.png"), "missing.png"),
@@ -191,10 +261,11 @@ def test_ctrl_c_leaves_with_130_and_nothing_else(run: Run, model: str, monkeypat
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Pipeline, "_decode", interrupted)
+    monkeypatch.setattr(Execution, "decode", interrupted)
     ran = run("generate", PROMPT, "--model", model, "-o", "out.mp4")
     assert (ran.code, ran.out) == (130, "")
     assert ran.err.splitlines()[-1] == "interrupted"
+    assert "nothing was written. The same command with --seed" in ran.err
     assert list(Path().iterdir()) == []
 
 
@@ -216,17 +287,19 @@ def test_a_real_ctrl_c(model: str, tmp_path: Path) -> None:
         assert line, "it ended before it sampled"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert (process.returncode, out) == (130, "")
+    assert err.endswith("interrupted\n")
+    assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_while_writing_leaves_nothing(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cogworks.video import write
+    from cogworks.video import sinks
 
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(write._Mp4Sink, "close", interrupted)
+    monkeypatch.setattr(sinks.EncoderSink, "close", interrupted)
     assert run("generate", PROMPT, "--model", model, "-o", "out.mp4").code == 130
     assert list(Path().iterdir()) == []
 
@@ -238,25 +311,26 @@ def test_a_folder_that_cannot_be_written_is_the_persons_to_change(run: Run, mode
     assert "Traceback" not in ran.err
 
 
-def test_sizes() -> None:
-    assert parse_size("720X480") == (720, 480)
-    for text in ("720", "720x", "0x8", "-8x8", "8x8x8", "720 x 480"):
-        with pytest.raises(RequestError, match="width x height"):
-            parse_size(text)
-
-
 @pytest.mark.parametrize(
     ("prompt", "name"),
     [
         ("A red circle, moving RIGHT!", "a-red-circle-moving-right-1.mp4"),
         ("../../etc/passwd", "etc-passwd-1.mp4"),
-        ("", "video-1.mp4"),
+        ("?", "video-1.mp4"),
         ("一只熊猫", "一只熊猫-1.mp4"),
     ],
 )
 def test_names_of_files(prompt: str, name: str) -> None:
-    assert output_path(Path("videos"), prompt, 1) == Path("videos") / name
+    request = GenerationRequest(prompt=prompt, seed=1)
+    assert output_path("videos", request, 1, many=False) == Path("videos") / name
+
+
+def test_places_in_names_are_filled() -> None:
+    request = GenerationRequest(prompt="a {seed} b", seed=7)
+    assert output_path("x/{index}_{prompt}_{seed}.webm", request, 3, many=True) == Path("x/0003_a-seed-b_7.webm")
+    assert output_path("x/%04d.png", request, 3, many=False) == Path("x/%04d.png")
 
 
 def test_names_of_files_fit_every_file_system() -> None:
-    assert len(output_path(Path(), "熊" * 300, 2**31 - 1).name.encode()) < 255
+    request = GenerationRequest(prompt="熊" * 300, seed=2**31 - 1)
+    assert len(output_path(".", request, 1, many=False).name.encode()) < 255

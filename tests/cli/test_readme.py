@@ -21,7 +21,7 @@ import pytest
 from cogworks.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/cli.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md"]  # the pages of docs/ are run by tests/docs
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,7 @@ def test_the_negative_control_of_the_well_formed(words: list[str]) -> None:
         check_command(words)
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/cli.md", "docs/parity.md"]
-)
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_inside_the_repository_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
@@ -139,23 +137,3 @@ def test_links_inside_the_repository_lead_somewhere(document: str) -> None:
 
 def test_the_figures_are_there() -> None:
     assert "FIGURES" not in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_page_of_the_command_line_has_every_option_and_no_other() -> None:
-    page = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
-    for verb in ("generate", "models", "convert", "eval", "train"):
-        commands = [app[verb]] if verb != "models" else [app["models"]["list"], app["models"]["show"]]
-        names = {
-            name
-            for command in commands
-            for argument in command.assemble_argument_collection(parse_docstring=True)
-            for name in argument.names
-        }
-        documented = {
-            name
-            for line in re.findall(r"^\| (`[^|]+`) \|", sections[verb], re.MULTILINE)
-            for name in re.findall(r"`?(--?[a-z][a-z-]*|[A-Z]{4,})(?= [A-Z]|`)", line)
-        }
-        documented -= {"PATH", "NAME", "TEXT", "LAYOUT"} - names
-        assert documented == names, verb

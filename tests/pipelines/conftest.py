@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import cogworks
 from cogworks.config.variants import TINY, Variant
@@ -15,6 +18,7 @@ from cogworks.models.tokenizer import Tokenizer
 from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
 from cogworks.pipelines.generate import Pipeline
+from cogworks.weights.fill import fill
 from cogworks.weights.save import save_pretrained
 from helpers.small_models import small_spiece
 from helpers.tiny_pipeline import PipelinePair, pipeline_pair
@@ -58,14 +62,28 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PipelinePa
 
 
 @pytest.fixture(scope="session")
-def _loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pipeline]:
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a small random model; "small", "small-i2v" or "small-1.5"."""
+    saved: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in saved:
+            saved[name] = tmp_path_factory.mktemp("models") / name
+            _save_random(SMALL_VARIANTS[name], saved[name])
+        return saved[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def _loaded(small_folder: Callable[[str], Path]) -> Callable[[str], Pipeline]:
     loaded: dict[str, Pipeline] = {}
 
     def get(name: str) -> Pipeline:
         if name not in loaded:
-            folder = tmp_path_factory.mktemp("models") / name
-            _save_random(SMALL_VARIANTS[name], folder)
-            loaded[name] = cogworks.load(folder, device="cpu")
+            loaded[name] = cogworks.load(small_folder(name), device="cpu")
+            loaded[name].load_networks()
+            loaded[name].prompts.encode([""])
         return loaded[name]
 
     return get
@@ -73,8 +91,27 @@ def _loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pipelin
 
 @pytest.fixture
 def small(_loaded: Callable[[str], Pipeline]) -> Callable[[str], Pipeline]:
-    """A small random model that remembers nothing of other tests; "small", "small-i2v" or "small-1.5"."""
+    """A small random model whose networks are in memory, and that remembers nothing of other tests."""
     return lambda name: Pipeline(replace(_loaded(name).components))
+
+
+@pytest.fixture
+def fresh(small_folder: Callable[[str], Path]) -> Callable[..., Pipeline]:
+    """A small random model that has read nothing yet; options are those of `cogworks.load`."""
+    return lambda name, **options: cogworks.load(small_folder(name), **{"device": "cpu", **options})
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of the networks that are read from files, in order."""
+    read: list[str] = []
+
+    def counted(network: nn.Module, *arguments: Any) -> nn.Module:
+        read.append(type(network).__name__)
+        return fill(network, *arguments)
+
+    monkeypatch.setattr("cogworks.weights.load.fill", counted)
+    return read
 
 
 def _save_random(variant: Variant, folder: object) -> None:

@@ -15,17 +15,19 @@ from PIL import Image
 from torch import Tensor
 
 import cogworks
+from cogworks.config.measures import Measures
 from cogworks.errors import RequestError, WeightsError
-from cogworks.models.text_encoder import TextEncoder
 from cogworks.pipelines import prompts
 from cogworks.pipelines.generate import Pipeline
 from cogworks.pipelines.load import compute_dtype
 from cogworks.pipelines.progress import Progress
-from cogworks.video import Video
-from cogworks.weights.load import Components
+from cogworks.pipelines.residence import Residence
+from cogworks.pipelines.resume import RunCheckpoint
+from cogworks.video import Video, resize_frames
 
-Small = Callable[[str], Pipeline]
+Small = Callable[..., Pipeline]
 PROMPT, OTHER = "a red circle", "the blue square"
+CHECKPOINT = RunCheckpoint(Path("never-written"), "key")
 BATCH_TOLERANCE = 1e-4  # pixels in [0, 1]: a batch may sum in another order; measured 2e-6
 
 
@@ -91,48 +93,34 @@ def test_a_generator_goes_on(small: Small) -> None:
 # ---- prompts
 
 
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[TextEncoder]:
-    """The text encoders that were loaded."""
-    loaded: list[TextEncoder] = []
-    right = Components.load_text_encoder
-
-    def load(self: Components, **options: Any) -> TextEncoder:
-        loaded.append(right(self, **options))
-        return loaded[-1]
-
-    monkeypatch.setattr(Components, "load_text_encoder", load)
-    return loaded
-
-
-def test_a_prompt_is_encoded_once(small: Small, loads: list[TextEncoder], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large text encoder is loaded once for both branches, dropped, and not needed for a prompt seen before."""
-    monkeypatch.setattr(prompts, "KEEP_TEXT_ENCODER_BYTES", 0)
-    pipeline = small("small")
+def test_a_prompt_is_encoded_once(fresh: Small, reads: list[str]) -> None:
+    """Where it does not stay, the text encoder is read once for both branches and not for a prompt seen before."""
+    pipeline = fresh("small", measures=Measures(offload=True))
     first = pixels(pipeline, seed=1)
-    assert len(loads) == 1
+    assert reads.count("TextEncoder") == 1
     assert torch.equal(pixels(pipeline, seed=1), first)
-    assert len(loads) == 1
+    assert reads.count("TextEncoder") == 1
     pixels(pipeline, [PROMPT, OTHER, OTHER], negative_prompt="on black", seed=1)
-    assert len(loads) == 2
+    assert reads.count("TextEncoder") == 2
 
 
-def test_a_small_text_encoder_is_kept(small: Small, loads: list[TextEncoder]) -> None:
-    pipeline = small("small")
+def test_networks_that_have_room_are_read_once(fresh: Small, reads: list[str]) -> None:
+    pipeline = fresh("small")
+    assert reads == []
     for prompt in (PROMPT, OTHER, "a"):
         pixels(pipeline, prompt)
-    assert len(loads) == 1
+    assert reads == ["TextEncoder", "Transformer", "VAE"]
 
 
-def test_old_prompts_are_forgotten(small: Small, loads: list[TextEncoder], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts, "KEEP_TEXT_ENCODER_BYTES", 0)
+def test_old_prompts_are_forgotten(fresh: Small, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompts, "KEEP_PROMPTS", 2)
-    encoder = small("small").prompts
-    several = encoder.encode([PROMPT, OTHER, "a"])
+    encoder = fresh("small").prompts
+    residence = Residence(encoder.components, offload=True)
+    several = encoder.encode([PROMPT, OTHER, "a"], residence)
     assert several.shape == (3, 12, 32)
     for prompt, count in (("a", 1), (PROMPT, 1), ("red", 2), ("a", 2), (PROMPT, 3)):
-        encoder.encode([prompt])
-        assert len(loads) == count, prompt
+        encoder.encode([prompt], residence)
+        assert len(reads) == count, prompt
     torch.testing.assert_close(encoder.encode(["a", PROMPT]), several[[2, 0]])
 
 
@@ -222,6 +210,20 @@ def test_little_strength_stays_near_the_video(small: Small) -> None:
     assert distances == sorted(distances)
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_another_aspect_is_made_to_fit_and_announced(small: Small, fit: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Crop by default; equal to handing in what was made to fit before."""
+    pipeline, wide = small("small-i2v"), clip(1, 32, 64)
+    made_to_fit = resize_frames(wide.frames, 32, 32, fit)
+    caplog.set_level(logging.INFO, logger="cogworks.pipelines.sources")
+    expected = pixels(pipeline, image=made_to_fit[0], seed=1)
+    assert not caplog.records
+    assert torch.equal(pixels(pipeline, image=wide.frames[0], seed=1, fit=fit), expected)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the image is 64x32 and the result 32x32: ")
+    assert torch.equal(pixels(pipeline, image=wide.frames[0], seed=1), expected) == (fit == "crop")
+
+
 def test_an_image_may_be_an_array_or_a_picture_of_any_mode(small: Small) -> None:
     pipeline = small("small-i2v")
     array = pixels(pipeline, image=picture(), seed=1)
@@ -306,7 +308,35 @@ def test_the_result_of_saved_components_is_the_same(small: Small, tmp_path: Path
         ),
         ("small", {"image": picture(), "video": clip(9)}, "give an image or a video, not both"),
         ("small-i2v", {}, "small-i2v is an image-to-video model: it needs an image"),
-        ("small-i2v", {"video": clip(9)}, "small-i2v is an image-to-video model: it needs an image"),
+        (
+            "small-i2v",
+            {"video": clip(9)},
+            "small-i2v is an image-to-video model: it needs an image; .*cogvideox-5b .* begin without one",
+        ),
+        ("small", {"height": 64.0}, "height must be a whole number, got 64.0"),
+        ("small", {"width": True}, "width must be a whole number, got True"),
+        ("small", {"num_frames": "nine"}, "the number of frames must be a whole number, got 'nine'"),
+        ("small", {"width": 16 * 10**6}, "width must be at most 8192 pixels, got 16000000"),
+        ("small", {"num_frames": 8 * 10**9}, "small makes at most 8001 frames, got 8000000000"),
+        ("small", {"num_inference_steps": 2.5}, "the number of steps must be a whole number, got 2.5"),
+        ("small-i2v", {"image": picture(), "fit": "squeeze"}, "with fit 'squeeze'; use .* crop, pad or stretch"),
+        ("small", {"latents": torch.full((1, 3, 4, 4, 4), float("nan"))}, "latents holds values that are not finite"),
+        (
+            "small",
+            {"prompt": None, "prompt_embeds": torch.full((1, 12, 32), float("inf"))},
+            "prompt_embeds holds values that are not finite",
+        ),
+        (
+            "small",
+            {"checkpoint": CHECKPOINT},
+            "a run with a checkpoint needs a seed",
+        ),
+        ("small", {"checkpoint": CHECKPOINT, "generator": torch.Generator()}, "a run with a checkpoint needs a seed"),
+        (
+            "small",
+            {"checkpoint": CHECKPOINT, "seed": 1, "callback_on_step_end": lambda *arguments: None},
+            "a run with a checkpoint takes no callback_on_step_end",
+        ),
         ("small-i2v", {"image": picture()[0]}, r"frames must be an array \(frames, height, width, 3\)"),
         ("small-i2v", {"image": picture() / 255}, "frames must be uint8"),
         ("small", {"sampler": "euler"}, "no sampler named 'euler'; there are ddim, dpm, dpm_ode, ddpm"),
@@ -330,15 +360,22 @@ def test_the_result_of_saved_components_is_the_same(small: Small, tmp_path: Path
     ],
 )
 def test_what_is_refused_before_anything_runs(
-    small: Small, name: str, asked: dict[str, Any], sentence: str, loads: list[TextEncoder]
+    fresh: Small, name: str, asked: dict[str, Any], sentence: str, reads: list[str]
 ) -> None:
-    pipeline = small(name)
+    pipeline = fresh(name)
     told: list[Progress] = []
     with pytest.raises(cogworks.errors.CogworksError, match=sentence) as caught:
         pipeline.generate(**{"prompt": PROMPT, **asked}, on_progress=told.append)
     assert "\n" not in str(caught.value)
-    assert loads == []
+    assert reads == []
     assert told == []
+
+
+def test_an_empty_prompt_is_a_prompt(small: Small) -> None:
+    """What guidance subtracts, as in diffusers; so the scale changes nothing."""
+    pipeline = small("small")
+    one, other = (pixels(pipeline, "", seed=1, guidance_scale=scale) for scale in (2.0, 5.0))
+    torch.testing.assert_close(one, other, atol=BATCH_TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize(

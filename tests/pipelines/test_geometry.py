@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cogworks.config.variants import VARIANTS
 from cogworks.errors import RequestError
-from cogworks.pipelines.geometry import decoded_frames, geometry
+from cogworks.pipelines.geometry import MAX_FRAMES, decoded_frames, geometry, nearest_frames
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,42 @@ def test_more_frames_than_the_video_has_are_refused() -> None:
 def test_sides_are_multiples_of_sixteen(height: int) -> None:
     with pytest.raises(RequestError, match=rf"height must be a positive multiple of 16, got {height}; the nearest is"):
         geometry(VARIANTS["cogvideox-2b"], height, None, None)
+
+
+@given(st.sampled_from(["cogvideox-5b", "cogvideox1.5-5b", "tiny"]), st.floats(0.01, 500))
+def test_a_length_in_seconds_becomes_the_next_legal_count(name: str, wanted: float) -> None:
+    variant = VARIANTS[name]
+    found = nearest_frames(variant, wanted)
+    assert geometry(variant, None, None, found).num_frames == found
+    assert wanted - 1e-6 <= found < wanted + 8
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "found"),
+    [
+        ("cogvideox-5b", 0.1, 1),
+        ("cogvideox-5b", 6 * 8, 48),
+        ("cogvideox-5b", 2.4 * 10, 24),
+        ("cogvideox-5b", 48.5, 49),
+        ("cogvideox1.5-5b", 5 * 16, 80),
+        ("cogvideox-5b-i2v", 8.0, 49),
+    ],
+)
+def test_lengths_of_published_models(name: str, wanted: float, found: int) -> None:
+    assert nearest_frames(VARIANTS[name], wanted) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "sentence"),
+    [
+        ("tiny", 0.0, "positive length, got 0 frames"),
+        ("tiny", -3.0, "positive length, got -3 frames"),
+        ("tiny", float("inf"), "positive length, got inf frames"),
+        ("tiny", float("nan"), "positive length, got nan frames"),
+        ("tiny", 1e12, f"tiny makes at most {MAX_FRAMES} frames, got 1000000000000"),
+        ("cogvideox-5b-i2v", 50.0, "cogvideox-5b-i2v makes at most 49 frames, got 50"),
+    ],
+)
+def test_lengths_that_no_model_makes(name: str, wanted: float, sentence: str) -> None:
+    with pytest.raises(RequestError, match=sentence):
+        nearest_frames(VARIANTS[name], wanted)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import cogworks
 from cogworks.models.vae import VAE
+from cogworks.models.vae_posterior import Posterior
 from cogworks.pipelines import conditioning, noise
 from cogworks.pipelines.conditioning import Start
 from cogworks.pipelines.geometry import decoded_frames
@@ -338,10 +339,10 @@ def test_the_callback_replaces_embeddings(pair: Pair) -> None:
 def _noise_before_image(monkeypatch: pytest.MonkeyPatch) -> None:
     right = conditioning.image_to_video
 
-    def early(image: Tensor, latents: Tensor | None, blank: Tensor, noise: Any, vae: VAE) -> Start:
+    def early(image: Posterior, latents: Tensor | None, blank: Tensor, noise: Any, vae: VAE) -> Start:
         return right(image, noise.start(blank), blank, noise, vae)
 
-    monkeypatch.setattr("cogworks.pipelines.generate.image_to_video", early)
+    monkeypatch.setattr("cogworks.pipelines.execution.image_to_video", early)
 
 
 def _image_scaled_as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cogworks.errors import VideoError
-from cogworks.video import StreamingWriter, Video, read_image, read_metadata, read_video, write_video
+from cogworks.video import StreamingWriter, Video, check_output, read_image, read_metadata, read_video, write_video
 from cogworks.video import write as write_module
 
 
@@ -63,6 +64,22 @@ def test_mp4_is_playable_h264_with_its_index_first(tmp_path: Path) -> None:
         assert (context.name, context.pix_fmt, context.colorspace, context.color_range) == ("h264", "yuv420p", 1, 1)
 
 
+def test_webm_is_vp9_of_any_size(tmp_path: Path) -> None:
+    import av
+
+    path = tmp_path / "clip.webm"
+    for height, width in ((64, 96), (63, 65), (1, 1)):
+        video = moving_square(9, height, width, fps=29.97)
+        write_video(path, video)
+        again = read_video(path)
+        assert again.frames.shape == video.frames.shape
+        assert again.fps == pytest.approx(29.97)
+        assert psnr(again.frames, video.frames) > 28
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.codec.canonical_name, context.pix_fmt, context.colorspace) == ("vp9", "yuv420p", 1)
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (63, 64), (16, 17)])
 def test_an_odd_size_gets_a_copy_of_its_last_row_or_column(tmp_path: Path, height: int, width: int) -> None:
     frames = np.full((2, height, width, 3), 200, np.uint8)
@@ -83,6 +100,20 @@ def test_gif_and_webp_keep_frames_and_length(tmp_path: Path, suffix: str, fps: f
     assert psnr(again.frames, video.frames) > 30
 
 
+@pytest.mark.parametrize("fps", [0.01, 1000])
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.webp", "a/%d.png"])
+def test_the_slowest_and_the_fastest_rate(tmp_path: Path, name: str, fps: float) -> None:
+    write_video(tmp_path / name, moving_square(3, fps=fps))
+    again = read_video(tmp_path / name)
+    assert (again.num_frames, again.fps) == (3, pytest.approx(fps))
+
+
+def test_a_fast_gif_is_slowed_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_video(tmp_path / "a.gif", moving_square(6, fps=60))
+    assert read_video(tmp_path / "a.gif").fps == pytest.approx(50)
+    assert "at most 50 of 60" in caplog.text
+
+
 def test_a_picture_that_stays_is_repeated_when_read(tmp_path: Path) -> None:
     frames = moving_square(6).frames[[0, 1, 1, 1, 2, 3, 4, 5]]
     write_video(tmp_path / "clip.gif", Video(frames, 8))
@@ -96,14 +127,42 @@ def test_png_is_a_contact_sheet(tmp_path: Path) -> None:
     assert read_image(tmp_path / "clip.png").shape == (64 + 4, 8 * 98 + 2, 3)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp", ".png"])
-def test_metadata_comes_back(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"clip{suffix}"
-    metadata = {"prompt": 'a "red" circle, Ölfarbe 漢字\nsecond line; key=value', "seed": 7, "steps": [1, 2]}
-    moving_square().save(path, metadata)
+ANY_UNICODE = "".join(map(chr, [*range(1, 0xD800, 7), *range(0xE000, 0x110000, 997)]))
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm", "clip.gif", "clip.webp", "clip.png", "frames/%d.png"])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"prompt": 'a "red" circle, Ölfarbe 漢字\nsecond line; key=value', "seed": 7, "steps": [1, 2.5, None]},
+        {"prompt": ANY_UNICODE * 4, "nul": "a\0b", "half": "\ud800", "": {"deep": [[[{}]]]}},
+    ],
+    ids=["short", "100 kB"],
+)
+def test_metadata_comes_back(tmp_path: Path, name: str, metadata: dict[str, object]) -> None:
+    path = tmp_path / name
+    write_video(path, moving_square(), metadata)
     assert read_metadata(path) == metadata
-    moving_square().save(path)
+    write_video(path, moving_square(), replace=True)
     assert read_metadata(path) == {}
+
+
+def test_the_recipe_of_a_video_is_saved_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "clip.gif"
+    video = Video(moving_square().frames, 8, recipe={"prompt": "a red square"})
+    assert "recipe" not in repr(video)
+    video.save(path)
+    assert read_metadata(path) == {"prompt": "a red square"}
+    video.save(path, {"other": 1})
+    assert read_metadata(path) == {"other": 1}
+    video.save(path, {})
+    assert read_metadata(path) == {}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 100_000, "[1, 2]", "{", '"text"'])
+def test_a_strange_comment_is_no_metadata(tmp_path: Path, text: str) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.gif", comment=text.encode())
+    assert read_metadata(tmp_path / "a.gif") == {}
 
 
 def test_a_comment_that_is_not_ours_is_no_metadata(tmp_path: Path) -> None:
@@ -121,7 +180,7 @@ def test_chunks_give_the_same_file_as_the_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole.frames, chunks.frames)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif"])
 @pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, suffix: str, interruption: type[BaseException]) -> None:
     path = tmp_path / f"clip{suffix}"
@@ -153,8 +212,9 @@ def test_a_failed_write_keeps_the_older_file(tmp_path: Path, monkeypatch: pytest
 def test_writing_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=r"must end in \.mp4"):
         StreamingWriter(tmp_path / "clip.avi", 8)
-    with pytest.raises(VideoError, match="positive frame rate"):
-        StreamingWriter(tmp_path / "clip.mp4", 0)
+    for fps in (0, -8, 1e-9, 1e12, float("nan"), float("inf")):
+        with pytest.raises(VideoError, match=r"0\.01 to 1000 frames a second"):
+            StreamingWriter(tmp_path / "clip.mp4", fps)
     with pytest.raises(VideoError, match="no frame"), StreamingWriter(tmp_path / "clip.mp4", 8):
         pass
     with StreamingWriter(tmp_path / "two_sizes.mp4", 8) as writer:
@@ -169,6 +229,127 @@ def test_writing_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="cannot write"):
         write_video(tmp_path / "file" / "clip.mp4", moving_square())
     assert sorted(os.listdir(tmp_path)) == ["file", "two_sizes.mp4"]
+
+
+FULL_DISK = """
+import os, resource, signal, sys
+import numpy as np
+from cogworks.errors import VideoError
+from cogworks.video import Video, write_video
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+video = Video(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), 8)
+for name in sys.argv[1:]:
+    write_video("whole/" + name, video, {"prompt": "x"})
+    size = max(path.stat().st_size for path in __import__("pathlib").Path("whole").rglob("*.*") if path.is_file())
+    for most in (0, 60, size - 300, size - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+        try:
+            write_video("new/" + name, video, {"prompt": "x"})
+            reason = None
+        except VideoError as error:
+            reason = str(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert reason and "larger than may be written" in reason and "new/" + name in reason, (name, most, reason)
+        assert not os.path.exists("new"), (name, most, os.listdir("new"))
+    __import__("shutil").rmtree("whole")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of file sizes are POSIX")
+def test_a_file_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    """Wherever the disk ends: before the first byte, in the middle, one byte before the last."""
+    names = ["a.mp4", "a.webm", "a.gif", "a.webp", "a.png", "f/%d.png"]
+    ran = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *names], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (errno.ENOSPC, "the disk is full; free some space"),
+        (errno.EROFS, "its disk may only be read; choose another"),
+        (errno.EACCES, "its folder may not be written; choose another"),
+        (errno.EIO, "Input/output error; try another place"),
+    ],
+)
+def test_faults_of_the_disk_are_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, sentence: str
+) -> None:
+    def fails(_: int) -> None:
+        raise OSError(number, os.strerror(number), "hidden.part")
+
+    monkeypatch.setattr(write_module.os, "fsync", fails)
+    with pytest.raises(VideoError) as error:
+        write_video(tmp_path / "clip.webm", moving_square())
+    assert str(error.value).startswith(f"cannot write {tmp_path / 'clip.webm'}: {sentence}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "frames/%d.png"])
+def test_a_killed_process_leaves_no_half_file(tmp_path: Path, name: str) -> None:
+    code = (
+        "import numpy as np, sys, time\n"
+        "from cogworks.video import StreamingWriter\n"
+        "frames = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)\n"
+        f"with StreamingWriter({name!r}, 8) as writer:\n"
+        "    for _ in range(1000):\n"
+        "        writer.add(frames)\n"
+        "        print(flush=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    for _ in range(12):  # frames that x264 looks ahead at are not yet in the file
+        process.stdout.readline()
+    process.kill()
+    process.communicate()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".")
+    assert ".part" in left.name
+    write_video(tmp_path / name, moving_square())
+    assert read_video(tmp_path / name).num_frames == 9
+
+
+def test_an_output_is_checked_before_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.mp4").mkdir()
+    write_video(tmp_path / "frames" / "%d.png", moving_square())
+    check_output(tmp_path / "new" / "deep" / "clip.mp4")
+    check_output(tmp_path / "more" / "%d.png")
+    check_output(tmp_path / "frames" / "%d.png", replace=True)
+    for name, reason in (
+        ("clip.avi", "must end in"),
+        ("file/clip.mp4", "not a folder"),
+        ("file/deep/clip.mp4", "not a folder"),
+        ("folder.mp4", "a folder has that name"),
+        ("frames/%d.png", "holds frames"),
+        ("file/%d.png", "cannot write"),
+    ):
+        with pytest.raises(VideoError, match=reason):
+            check_output(tmp_path / name)
+    monkeypatch.setattr(write_module.os, "access", lambda *_: False)
+    with pytest.raises(VideoError, match="may not be written; choose another"):
+        check_output(tmp_path / "new" / "clip.mp4")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.mp4", "frames"]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="everything may be written by the superuser")
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    for write in (check_output, lambda path: write_video(path, moving_square())):
+        with pytest.raises(VideoError, match="may not be written"):
+            write(tmp_path / "clip.mp4")
+    tmp_path.chmod(0o700)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_name_fits(tmp_path: Path) -> None:
+    write_video(tmp_path / f"{'漢' * 80}.gif", moving_square(2))  # 244 of the 255 bytes a name may have
+    with pytest.raises(VideoError, match="too long"):
+        write_video(tmp_path / f"{'漢' * 90}.gif", moving_square(2))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_max_frames_stops_early(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -218,8 +399,8 @@ def test_images_are_upright_rgb(tmp_path: Path) -> None:
     assert (read_image(tmp_path / "clear.png") == 255).all()
 
 
-def test_importing_video_loads_no_torch() -> None:
-    code = "import sys, cogworks.video; sys.exit('torch' in sys.modules)"
+def test_importing_video_loads_no_torch_and_no_decoder() -> None:
+    code = "import sys, cogworks.video; sys.exit(bool({'torch', 'av', 'PIL'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -91,6 +91,18 @@ def test_older_pickles_are_read(tmp_path: Path) -> None:
     _assert_is_tensors(_open(tmp_path, "model"))
 
 
+def test_older_pickles_in_shards_are_read(tmp_path: Path) -> None:
+    names = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+    for name, keys in zip(names, ("abcd", "efg"), strict=True):
+        torch.save({key: TENSORS[key] for key in keys}, tmp_path / name)
+    weight_map = {key: names[key > "d"] for key in TENSORS}
+    write_json(tmp_path / "pytorch_model.bin.index.json", {"weight_map": weight_map})
+    _assert_is_tensors(_open(tmp_path, "model"))
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(WeightsError, match=r"pytorch_model-00002-of-00002\.bin is missing"):
+        _open(tmp_path, "model")
+
+
 def test_reading_is_lazy_and_mapped(tmp_path: Path) -> None:
     write_weights(tmp_path, "model", lazy_state(TENSORS))
     state = _open(tmp_path, "model")

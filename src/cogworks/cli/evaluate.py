@@ -45,14 +45,12 @@ def evaluate(
     from cogworks.evaluation.prompts import NUM_PROMPTS
     from cogworks.evaluation.run import evaluate_model
     from cogworks.pipelines.load import load
-    from cogworks.pipelines.progress import Progress
 
     if samples is not None and not 1 <= samples <= NUM_PROMPTS:
         raise RequestError(f"--samples must be from 1 to {NUM_PROMPTS}, the number of prompts, got {samples}")
     with ProgressDisplay() as display:
-        display(Progress("load", 0, 1))
         pipeline = load(model)
-        display(Progress("load", 1, 1))
+        pipeline.load_networks(on_progress=display)
         report = evaluate_model(
             pipeline,
             samples=samples,

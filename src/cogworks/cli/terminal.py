@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 
 # What a phase of the pipeline is called, and what it counts.
 _PHASES = {
-    "load": ("loading", ""),
+    "load": ("loading", "MB"),
     "encode": ("reading the prompt", ""),
     "steps": ("sampling", "steps"),
     "decode": ("decoding", "latent frames"),
@@ -34,15 +35,24 @@ _PHASES = {
 # Seconds that the speed of a bar is averaged over: one step of a large model may take a minute.
 SPEED_WINDOW_SECONDS = 600.0
 
+_events = False
 
-def say(text: str) -> None:
+
+def speak_json(*, events: bool) -> None:
+    """Whether talk and progress are for a program, as JSON objects with an `event`, one a line on stderr."""
+    global _events
+    _events = events
+
+
+def say(text: str, event: str = "message") -> None:
     """Talk to the person: one line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    line = json.dumps({"event": event, "text": text}, ensure_ascii=False) if _events else text
+    print(line, file=sys.stderr, flush=True)
 
 
 def result(text: str, values: Mapping[str, object], *, as_json: bool) -> None:
     """Print what a command found: `text`, or `values` as one JSON object."""
-    print(json.dumps(values, ensure_ascii=False) if as_json else text)
+    print(json.dumps(values, ensure_ascii=False) if as_json else text, flush=True)
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
@@ -63,14 +73,18 @@ def configure_logging() -> None:
 
 class _TalkHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        say(f"{prefix}{record.getMessage()}")
+        if record.levelno < logging.WARNING:
+            say(record.getMessage())
+        else:
+            prefix = "" if _events else f"{record.levelname.lower()}: "
+            say(f"{prefix}{record.getMessage()}", record.levelname.lower())
 
 
 class ProgressDisplay:
     """Shows how far a command is: bars with the time left on a terminal, one line for each phase elsewhere.
 
-    An instance is what a pipeline takes as `on_progress`.
+    For a program (`speak_json`) it is one event for every unit that is done. An instance is what a pipeline takes as
+    `on_progress`.
     """
 
     def __init__(self) -> None:
@@ -87,8 +101,10 @@ class ProgressDisplay:
         )
         # stdout stays as it is: results are printed there, also while bars are on stderr.
         bars = Bars(*columns, console=console, redirect_stdout=False, speed_estimate_period=SPEED_WINDOW_SECONDS)
-        self._bars = bars if console.is_terminal else None
+        self._bars = bars if console.is_terminal and not _events else None
         self._started: dict[str, TaskID | None] = {}
+        self._began: dict[str, tuple[float, int]] = {}  # when a phase began, and with how much done
+        self.steps: tuple[int, int] | None = None  # sampling steps that are done, and all there are
 
     def __enter__(self) -> Self:
         if self._bars is not None:
@@ -102,19 +118,44 @@ class ProgressDisplay:
             self._bars.stop()
 
     def __call__(self, progress: Progress) -> None:
+        if progress.phase == "steps":
+            self.steps = progress.done, progress.total
         label, unit = _PHASES[progress.phase]
-        self.show(label, progress.done, progress.total, unit)
+        done, total = progress.done, progress.total
+        if unit == "MB":  # it comes in bytes
+            done, total = done // 10**6, max(total // 10**6, 1)
+        if _events:
+            self._send(progress.phase, done, total)
+        else:
+            self.show(label, done, total, unit)
 
     def show(self, label: str, done: int, total: int, unit: str = "") -> None:
         """Say that of what `label` names, `done` of `total` units are done; no `unit` means that it is one thing."""
-        if self._bars is None:
+        if _events:
+            self._send(label, done, total)
+        elif self._bars is None:
             if label not in self._started:
                 self._started[label] = None
                 say(f"{label}, {total} {unit}" if unit else label)
-            return
-        task = self._started.get(label)
-        if task is None:
-            # A single thing has no time left to tell: its bar moves to and fro until it is done.
-            task = self._started[label] = self._bars.add_task(label, total=total if unit else None, count="")
-        count = f"{done}/{total} {unit}" if unit else ""
-        self._bars.update(task, completed=done, total=total if done else None, count=count)
+        else:
+            task = self._started.get(label)
+            if task is None:
+                # A single thing has no time left to tell: its bar moves to and fro until it is done.
+                task = self._started[label] = self._bars.add_task(label, total=total if unit else None, count="")
+            count = f"{done}/{total} {unit}" if unit else ""
+            self._bars.update(task, completed=done, total=total if done else None, count=count)
+
+    def again(self) -> None:
+        """The next job begins: its phases are new ones."""
+        self._began.clear()
+        if self._bars is not None:
+            for task in self._bars.task_ids:
+                self._bars.remove_task(task)
+        self._started.clear()
+
+    def _send(self, phase: str, done: int, total: int) -> None:
+        began, first = self._began.setdefault(phase, (time.monotonic(), done))
+        share = (total - done) / (done - first) if done > first else None
+        left = None if share is None else round((time.monotonic() - began) * share, 1)
+        event = {"event": "progress", "phase": phase, "done": done, "total": total, "seconds_left": left}
+        print(json.dumps(event), file=sys.stderr, flush=True)

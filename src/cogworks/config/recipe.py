@@ -121,11 +121,13 @@ def load_recipe(path: Path, overrides: list[str]) -> VAERecipe | TransformerReci
     Raises:
         RecipeError: unreadable file, unknown key (with the nearest known one) or a value out of range.
     """
+    if not path.is_file():  # a device would be read without end
+        raise RecipeError(f"no recipe at {path}; the bundled ones are in the recipes folder")
     try:
-        values = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise RecipeError(f"no recipe at {path}; the bundled ones are in the recipes folder") from None
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not text in UTF-8, and a recipe is") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a ValueError
         raise RecipeError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must hold a mapping of keys to values, got {type(values).__name__}")

@@ -25,8 +25,9 @@ from cogworks.errors import RequestError
 
 Denoise = Callable[[Tensor, Step], Tensor]
 Callback = Callable[[Step, Tensor, Tensor], Tensor | None]
-_Estimate = tuple[Step, Tensor]  # a step and its x_0
-_Move = Callable[[Tensor, Tensor, Step, _Estimate | None], Tensor]
+Estimate = tuple[Step, Tensor]
+"""A step and the x_0 that was estimated there."""
+_Move = Callable[[Tensor, Tensor, Step, Estimate | None], Tensor]
 
 
 class Sampler(Protocol):
@@ -40,6 +41,8 @@ class Sampler(Protocol):
         callback: called after every step with (step, the new state, its x_0 estimate); a tensor it returns
             replaces the state.
         prefix: known first frames.
+        previous: the last step before `steps` and its estimate, to go on with a walk that was interrupted after it: `x`
+            is then the state it left, and the result is bitwise that of the whole walk.
 
     Returns:
         (B, C, T, H, W) float32, or float64 where `x` is.
@@ -57,6 +60,7 @@ class Sampler(Protocol):
         noise: NoiseSource,
         callback: Callback | None = None,
         prefix: FixedPrefix | None = None,
+        previous: Estimate | None = None,
     ) -> Tensor: ...
 
 
@@ -68,17 +72,18 @@ def ddim(
     noise: NoiseSource | None = None,
     callback: Callback | None = None,
     prefix: FixedPrefix | None = None,
+    previous: Estimate | None = None,
 ) -> Tensor:
     """Deterministic, first order: x' = k x + (alpha' - alpha k) x_0 with k = sigma' / sigma. See `Sampler`.
 
     For v-predictions this is the rotation x' = cos(d) x - sin(d) v by the angle d between the two levels.
     """
 
-    def move(x: Tensor, x0: Tensor, step: Step, previous: _Estimate | None) -> Tensor:
+    def move(x: Tensor, x0: Tensor, step: Step, previous: Estimate | None) -> Tensor:
         k = step.next_sigma / step.sigma
         return k * x + (step.next_alpha - step.alpha * k) * x0
 
-    return _walk(denoise, x, steps, move, callback, prefix)
+    return _walk(denoise, x, steps, move, callback, prefix, previous)
 
 
 def dpmpp_2m(
@@ -89,14 +94,15 @@ def dpmpp_2m(
     noise: NoiseSource | None = None,
     callback: Callback | None = None,
     prefix: FixedPrefix | None = None,
+    previous: Estimate | None = None,
 ) -> Tensor:
     """Deterministic, second order: x' = k x + alpha' (1 - rho) D, D extrapolated from two estimates. See `Sampler`."""
 
-    def move(x: Tensor, x0: Tensor, step: Step, previous: _Estimate | None) -> Tensor:
+    def move(x: Tensor, x0: Tensor, step: Step, previous: Estimate | None) -> Tensor:
         extrapolated = _extrapolate(x0, step, previous)
         return step.next_sigma / step.sigma * x + step.next_alpha * (1 - step.rho) * extrapolated
 
-    return _walk(denoise, x, steps, move, callback, prefix)
+    return _walk(denoise, x, steps, move, callback, prefix, previous)
 
 
 def dpmpp_2m_sde(
@@ -107,16 +113,17 @@ def dpmpp_2m_sde(
     noise: NoiseSource,
     callback: Callback | None = None,
     prefix: FixedPrefix | None = None,
+    previous: Estimate | None = None,
 ) -> Tensor:
     """Stochastic, second order: `ddpm` with the extrapolated estimate of `dpmpp_2m`. See `Sampler`.
 
     From pure noise the first step keeps nothing of x but its estimate: x' = alpha' x_0 + sigma' z.
     """
 
-    def move(x: Tensor, x0: Tensor, step: Step, previous: _Estimate | None) -> Tensor:
+    def move(x: Tensor, x0: Tensor, step: Step, previous: Estimate | None) -> Tensor:
         return _ancestral_move(x, _extrapolate(x0, step, previous), step, noise)
 
-    return _walk(denoise, x, steps, move, callback, prefix)
+    return _walk(denoise, x, steps, move, callback, prefix, previous)
 
 
 def ddpm(
@@ -127,13 +134,14 @@ def ddpm(
     noise: NoiseSource,
     callback: Callback | None = None,
     prefix: FixedPrefix | None = None,
+    previous: Estimate | None = None,
 ) -> Tensor:
     """Stochastic, first order: x' drawn from the posterior q(x' | x, x_0) of the forward process. See `Sampler`."""
 
-    def move(x: Tensor, x0: Tensor, step: Step, previous: _Estimate | None) -> Tensor:
+    def move(x: Tensor, x0: Tensor, step: Step, previous: Estimate | None) -> Tensor:
         return _ancestral_move(x, x0, step, noise)
 
-    return _walk(denoise, x, steps, move, callback, prefix)
+    return _walk(denoise, x, steps, move, callback, prefix, previous)
 
 
 SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "dpm": dpmpp_2m_sde, "dpm_ode": dpmpp_2m, "ddpm": ddpm}
@@ -181,11 +189,11 @@ def _walk(
     move: _Move,
     callback: Callback | None,
     prefix: FixedPrefix | None,
+    previous: Estimate | None,
 ) -> Tensor:
     if not steps:
         raise RequestError("there are no steps to sample; ask for at least one")
     x = as_state(x)
-    previous: _Estimate | None = None
     for step in steps:
         if prefix is not None:
             x = prefix.at_level(x, step)
@@ -200,7 +208,7 @@ def _walk(
     return x
 
 
-def _extrapolate(x0: Tensor, step: Step, previous: _Estimate | None) -> Tensor:
+def _extrapolate(x0: Tensor, step: Step, previous: Estimate | None) -> Tensor:
     """The estimate in the middle of the move, from this step's and the last one's, linear in lambda.
 
     First order where there is nothing to extrapolate from or to: in the first and last step, and after a step that

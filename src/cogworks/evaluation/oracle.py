@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cogworks.data.shape_outlines import SIGNED_DISTANCE
 from cogworks.data.shape_words import BACKGROUND_COLOURS, COLOURS, SHAPES
-from cogworks.video.video import check_frames
+from cogworks.video.frames import check_frames
 
 FloatArray = NDArray[np.float32]
 

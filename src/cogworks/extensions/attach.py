@@ -9,7 +9,9 @@ Keys of the state dict do not change: a wrapper saves and loads its occupant's w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from fnmatch import fnmatchcase
 from types import TracebackType
@@ -24,7 +26,7 @@ class Place(IntEnum):
     """The order of wrappers at one seam, inside to outside."""
 
     KERNEL = 0  # inner attention: which softmax kernel
-    ADAPTER = 10  # linears: what is added to their output
+    ADAPTER = 10  # linears: what is added to their output; several share a seam, since sums have no order
 
 
 class Wrapper(nn.Module):
@@ -48,7 +50,7 @@ class Extension(Protocol):
 
     @property
     def place(self) -> Place:
-        """Where among other wrappers. Two extensions of one place cannot share a seam."""
+        """Where among other wrappers. Two extensions of one place cannot share a seam, adapters excepted."""
 
     def wrappers(self) -> Sequence[tuple[str, WrapperFactory]]:
         """(path pattern, factory) pairs; `blocks.*.attention.inner` matches every block."""
@@ -71,9 +73,12 @@ class Attachment:
 
     def _attach(self, extension: Extension) -> None:
         for pattern, factory in extension.wrappers():
-            matches = [path for path in _seams(self.network) if fnmatchcase(path, pattern)]
+            seams = list(_seams(self.network))
+            matches = [path for path in seams if fnmatchcase(path, pattern)]
             if not matches:
-                raise ExtensionError(f"{extension} matches nothing: this network has no module at {pattern!r}")
+                raise ExtensionError(
+                    f"{extension} matches nothing: this network has no module at {pattern!r}{_near(pattern, seams)}"
+                )
             for path in matches:
                 occupant = self.network.get_submodule(path)
                 self._check_order(extension, path, occupant)
@@ -86,7 +91,9 @@ class Attachment:
 
     @staticmethod
     def _check_order(extension: Extension, path: str, occupant: nn.Module) -> None:
-        if isinstance(occupant, Wrapper) and occupant.place >= extension.place:
+        if not isinstance(occupant, Wrapper) or occupant.place == extension.place == Place.ADAPTER:
+            return
+        if occupant.place >= extension.place:
             raise ExtensionError(
                 f"{extension} cannot go to {path!r}: {type(occupant).__name__} is attached there already; "
                 "attach both in one call, or detach the other first"
@@ -134,6 +141,13 @@ def _seams(network: nn.Module, prefix: str = "") -> Iterator[str]:
         while isinstance(child, Wrapper):
             child = child.inner
         yield from _seams(child, f"{path}.")
+
+
+def _near(pattern: str, seams: Iterable[str]) -> str:
+    """The paths that look most like `pattern`, numbers of layers left open, for an error."""
+    known = list(dict.fromkeys(re.sub(r"\b\d+\b", "*", path) for path in seams))
+    close = difflib.get_close_matches(re.sub(r"\b\d+\b", "*", pattern), known, n=3)
+    return f"; near it are {', '.join(close)}" if close else ""
 
 
 def _hide_inner(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:

@@ -31,6 +31,16 @@ class RMSNorm(nn.Module):
         return self.weight * normed.to(self.weight.dtype)
 
 
+class Linear(nn.Linear):
+    """Without bias. Weights kept in a narrower dtype than the input's are widened for the product, which is exact."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
 class Attention(nn.Module):
     """Unscaled attention with an additive relative-position bias; no linear has a bias."""
 
@@ -38,10 +48,10 @@ class Attention(nn.Module):
         super().__init__()
         inner = config.num_heads * config.head_width
         self.num_heads = config.num_heads
-        self.q = nn.Linear(config.width, inner, bias=False)
-        self.k = nn.Linear(config.width, inner, bias=False)
-        self.v = nn.Linear(config.width, inner, bias=False)
-        self.out = nn.Linear(inner, config.width, bias=False)
+        self.q = Linear(config.width, inner)
+        self.k = Linear(config.width, inner)
+        self.v = Linear(config.width, inner)
+        self.out = Linear(inner, config.width)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # (B, N, D), (1, H, N, N) -> (B, N, D)
         q, k, v = (linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for linear in (self.q, self.k, self.v))
@@ -50,17 +60,17 @@ class Attention(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """down(gelu(gate(x)) * up(x)); `down` may stay in float32 while the rest is float16."""
+    """down(gelu(gate(x)) * up(x)), in float32 where the weights of `down` are."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.gate = Linear(width, hidden)
+        self.up = Linear(width, hidden)
+        self.down = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.gelu(self.gate(x), approximate="tanh") * self.up(x)
-        return self.down(hidden.to(self.down.weight.dtype))
+        return self.down(hidden.to(torch.promote_types(hidden.dtype, self.down.weight.dtype)))
 
 
 class EncoderBlock(nn.Module):

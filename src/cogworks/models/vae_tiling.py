@@ -10,7 +10,7 @@ Source: diffusers' `AutoencoderKLCogVideoX`, whose results these are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -95,16 +95,17 @@ class _Grid:
     def in_pixels(self, stride: int) -> _Grid:
         return _Grid(self.rows.in_pixels(stride), self.columns.in_pixels(stride))
 
-    def holds(self, x: Tensor) -> bool:
+    def holds(self, height: int, width: int) -> bool:
         """Whether one tile holds the whole picture."""
-        return x.shape[ROWS] <= self.rows.tile and x.shape[COLUMNS] <= self.columns.tile
+        return height <= self.rows.tile and width <= self.columns.tile
+
+    def tiles(self, height: int, width: int) -> list[list[tuple[slice, slice]]]:
+        """Rows and columns of every tile, row by row."""
+        return [[(rows, columns) for columns in self.columns.slices(width)] for rows in self.rows.slices(height)]
 
     def cut(self, x: Tensor) -> list[list[Tensor]]:
         """(B, C, T, H, W) -> overlapping views, row by row."""
-        return [
-            [x[..., rows, columns] for columns in self.columns.slices(x.shape[COLUMNS])]
-            for rows in self.rows.slices(x.shape[ROWS])
-        ]
+        return [[x[..., rows, columns] for rows, columns in row] for row in self.tiles(*x.shape[ROWS:])]
 
     def join(self, tiles: Iterable[Iterable[Tensor]]) -> Tensor:
         """Blend overlapping tiles into one picture, first with the tile above, then with the one to the left."""
@@ -137,11 +138,31 @@ def encode_tiled(vae: VAE, pixels: Tensor, tiling: Tiling, rule: EncodeRule = "c
     Raises:
         RequestError: a tile size that is no multiple of the spatial stride; what `vae.encode` raises.
     """
-    latent_grid = _Grid.of_latents(tiling, vae.config.spatial_stride)
-    grid = latent_grid.in_pixels(vae.config.spatial_stride)
-    if grid.holds(pixels):
-        return vae.encode(pixels, rule)
-    moments = latent_grid.join((vae.moments(tile, rule) for tile in row) for row in grid.cut(pixels))
+    return encode_tiles(
+        vae.config,
+        lambda rows, columns: vae.moments(pixels[..., rows, columns], rule),
+        (pixels.shape[ROWS], pixels.shape[COLUMNS]),
+        tiling,
+    )
+
+
+def encode_tiles(
+    config: VAEConfig, moments_of: Callable[[slice, slice], Tensor], size: tuple[int, int], tiling: Tiling
+) -> Posterior:
+    """`encode_tiled` for pixels that exist one tile at a time.
+
+    Args:
+        moments_of: rows and columns of a tile -> its moments (B, 2C, t, h, w).
+        size: height and width of the picture, in pixels.
+
+    Raises:
+        RequestError: a tile size that is no multiple of the spatial stride.
+    """
+    latent_grid = _Grid.of_latents(tiling, config.spatial_stride)
+    grid = latent_grid.in_pixels(config.spatial_stride)
+    if grid.holds(*size):
+        return Posterior.from_moments(moments_of(slice(None), slice(None)))
+    moments = latent_grid.join((moments_of(*tile) for tile in row) for row in grid.tiles(*size))
     return Posterior.from_moments(moments)
 
 
@@ -160,7 +181,7 @@ def decode_tiled(vae: VAE, latents: Tensor, tiling: Tiling, rule: DecodeRule = "
         RequestError: a tile size that is no multiple of the spatial stride; what `vae.decode` raises.
     """
     grid = _Grid.of_latents(tiling, vae.config.spatial_stride)
-    if grid.holds(latents):
+    if grid.holds(*latents.shape[ROWS:]):
         return vae.decode(latents, rule)
     pixel_grid = grid.in_pixels(vae.config.spatial_stride)
     return pixel_grid.join((vae.decode(tile, rule) for tile in row) for row in grid.cut(latents))
@@ -173,7 +194,7 @@ def decode_tiled_stream(vae: VAE, latents: Tensor, tiling: Tiling, rule: DecodeR
     `decode_tiled` for a short clip, less for a long one.
     """
     grid = _Grid.of_latents(tiling, vae.config.spatial_stride)
-    if grid.holds(latents):
+    if grid.holds(*latents.shape[ROWS:]):
         yield from vae.decode_stream(latents, rule)
         return
     pixel_grid = grid.in_pixels(vae.config.spatial_stride)

@@ -32,7 +32,7 @@ class Start(NamedTuple):
 
 
 def text_to_video(latents: Tensor | None, blank: Tensor, noise: RunNoise) -> Start:
-    """Begin from pure noise.
+    """Begin from pure noise, or from latents at the level of the first step.
 
     Args:
         latents: (B, C, t, h, w) to begin from instead of noise.
@@ -41,39 +41,32 @@ def text_to_video(latents: Tensor | None, blank: Tensor, noise: RunNoise) -> Sta
     return Start(noise.start(blank) if latents is None else latents)
 
 
-def image_to_video(image: Tensor, latents: Tensor | None, blank: Tensor, noise: RunNoise, vae: VAE) -> Start:
+def image_to_video(image: Posterior, latents: Tensor | None, blank: Tensor, noise: RunNoise, vae: VAE) -> Start:
     """Begin from pure noise, beside the latents of the first frame, followed by zeros.
 
     Args:
-        image: (1, 3, 1, H, W) in [-1, 1].
+        image: what the VAE encodes the image to, (1, C, 1, h, w).
         latents: (B, C, t, h, w) to begin from instead of noise.
         blank: (B, C, t, h, w) zeros, float32: what the state looks like.
     """
-    encoded = vae.image_condition(_encode(image, len(blank), noise, vae))
+    encoded = vae.image_condition(_samples(image, len(blank), noise))
     condition = torch.cat([encoded.to(blank.dtype), blank[:, :, 1:]], dim=2)
     return Start(noise.start(blank) if latents is None else latents, condition)
 
 
-def video_to_video(
-    pixels: Tensor, latents: Tensor | None, blank: Tensor, first: Step, noise: RunNoise, vae: VAE
-) -> Start:
+def video_to_video(video: Posterior, blank: Tensor, first: Step, noise: RunNoise, vae: VAE) -> Start:
     """Begin from a video, noised to the level of the first step.
 
     Args:
-        pixels: (1, 3, T, H, W) in [-1, 1].
-        latents: (B, C, t, h, w) at that level, to begin from instead.
+        video: what the VAE encodes it to, (1, C, t, h, w).
         blank: (B, C, t, h, w) zeros, float32: what the state looks like.
         first: the first of the steps that `strength` leaves.
     """
-    if latents is not None:
-        return Start(latents)
-    clean = vae.to_diffusion(_encode(pixels, len(blank), noise, vae)).to(blank.dtype)
+    clean = vae.to_diffusion(_samples(video, len(blank), noise)).to(blank.dtype)
     return Start(add_noise(clean, noise.start(clean), first.alpha, first.sigma))
 
 
-def _encode(pixels: Tensor, batch: int, noise: RunNoise, vae: VAE) -> Tensor:
-    """(B, C, t, h, w) latents of one clip, a sample of the posterior for each video."""
-    weight = next(vae.parameters())
-    posterior = vae.encode(pixels.to(weight))
+def _samples(posterior: Posterior, batch: int, noise: RunNoise) -> Tensor:
+    """(B, C, t, h, w): a sample for each video."""
     shape = (batch, -1, -1, -1, -1)
     return noise.posterior(Posterior(posterior.mean.expand(shape), posterior.logvar.expand(shape)))

@@ -7,7 +7,8 @@ diffusers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,17 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cogworks.config.measures import Measures
 from cogworks.config.variants import Variant
-from cogworks.diffusion.samplers import Callback
-from cogworks.diffusion.schedule import NoiseSchedule, Step, truncate
+from cogworks.diffusion.schedule import NoiseSchedule, truncate
 from cogworks.errors import RequestError
-from cogworks.pipelines.conditioning import Start, image_to_video, text_to_video, video_to_video
-from cogworks.pipelines.denoiser import Denoiser
+from cogworks.pipelines.adapters import Adapters
+from cogworks.pipelines.after_step import AfterStep, StepCallback
+from cogworks.pipelines.execution import Execution
+from cogworks.pipelines.finite import check_given
 from cogworks.pipelines.geometry import Geometry, geometry
-from cogworks.pipelines.noise import RunNoise, choose_noise
-from cogworks.pipelines.output import collect_pixels, collect_videos
+from cogworks.pipelines.noise import SeededNoise, choose_noise
+from cogworks.pipelines.output import frames_of, join_pixels, join_videos, pixels_of
+from cogworks.pipelines.planning.plan import SAFE_SHARE, Plan, free_memory, plan_run, total_memory, what_would_fit
+from cogworks.pipelines.planning.shape import RunShape, SourceKind, default_shape
 from cogworks.pipelines.progress import OnProgress, Progress, ignore
 from cogworks.pipelines.prompts import PromptEncoder
+from cogworks.pipelines.recipes import IN_MEMORY, requests_of, with_recipes
 from cogworks.pipelines.request import (
     OutputType,
     check_output,
@@ -33,28 +39,61 @@ from cogworks.pipelines.request import (
     check_source,
     choose_guidance,
     choose_sampler,
+    choose_steps,
 )
-from cogworks.video import Video, resize_frames, to_pixels
+from cogworks.pipelines.residence import Residence
+from cogworks.pipelines.resume import Keeper, RunCheckpoint, RunState, check_resumable
+from cogworks.pipelines.sources import source_frames
+from cogworks.video import Video
+from cogworks.video.frames import Fit
 from cogworks.weights.load import Components
 from cogworks.weights.save import save_pretrained
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-StepCallback = Callable[["Pipeline", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
+log = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """One model, ready to generate."""
+    """One model, ready to generate.
 
-    def __init__(self, components: Components) -> None:
+    Args:
+        components: the model.
+        measures: what every run does to need less memory; None leaves it to a plan for each run.
+        memory: bytes that a plan may use; None for what is free.
+
+        model: what was loaded, for recipes: a name, hub id or folder.
+
+    Attributes:
+        last_measures: those that the last run took.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        *,
+        measures: Measures | None = None,
+        memory: int | None = None,
+        model: str | None = None,
+    ) -> None:
         self.components = components
+        self.model = model or str(components.folder.path)
+        self.measures = measures
+        self.memory = memory
+        self.last_measures = measures or Measures()
+        self._plans: dict[tuple[RunShape, int | None], Plan] = {}
         self.prompts = PromptEncoder(components)
         self.schedule = NoiseSchedule(components.variant.schedule)
 
     @property
     def variant(self) -> Variant:
         return self.components.variant
+
+    @cached_property
+    def adapters(self) -> Adapters:
+        """The LoRAs of the transformer, which stays in memory once it may have some."""
+        return Adapters(self.components.transformer)
 
     @torch.no_grad()
     def generate(
@@ -65,6 +104,7 @@ class Pipeline:
         image: np.ndarray | Image | None = None,
         video: Video | None = None,
         strength: float = 0.8,
+        fit: Fit = "crop",
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -81,6 +121,7 @@ class Pipeline:
         negative_prompt_embeds: Tensor | None = None,
         output_type: OutputType = "video",
         callback_on_step_end: StepCallback | None = None,
+        checkpoint: RunCheckpoint | None = None,
         on_progress: OnProgress = ignore,
     ) -> Video | list[Video] | Tensor | np.ndarray:
         """Generate videos from a prompt, a prompt and an image, or a prompt and a video.
@@ -90,8 +131,10 @@ class Pipeline:
         Args:
             prompt: what to show; a list makes a list of videos.
             negative_prompt: what not to show; one for all prompts or one each.
-            image: (H, W, 3) uint8, or a PIL image: the first frame, for image-to-video models. Resized to fit.
-            video: to begin from, resized to fit; `strength` in (0, 1] says how far the result may go from it.
+            image: (H, W, 3) uint8, or a PIL image: the first frame, for image-to-video models.
+            video: to begin from; `strength` in (0, 1] says how far the result may go from it.
+            fit: how `image` or `video` comes to the size of the result where its aspect is another: "crop" cuts the
+                sides, "pad" adds black ones, "stretch" distorts it, as diffusers does.
             height, width: pixels, multiples of 16.
             num_frames: 1, 8k or 8k + 1; without it a `video` gives as many of its frames as it can.
             fps: of the result; without it that of `video`, or the variant's.
@@ -107,6 +150,8 @@ class Pipeline:
             output_type: "video"; "latent" (B, t, C, h, w); "pt" (B, T, 3, H, W) or "np" (B, T, H, W, 3) in [0, 1].
             callback_on_step_end: (pipeline, step index, timestep, tensors) -> tensors; may replace `latents`
                 (B, t, C, h, w), `prompt_embeds` and `negative_prompt_embeds`.
+            checkpoint: where to keep the state of the run, which a later run with this key goes on from to the same
+                pixels; needs a `seed`. Its file stays, for the caller to remove.
 
         Returns:
             A `Video`, or a list of them where several were asked for; or what `output_type` says.
@@ -114,46 +159,84 @@ class Pipeline:
         Raises:
             RequestError: the request is not one that this model can serve.
             VideoError: `image` is no picture.
+            NumericsError: a network gave numbers that are not finite; says which, and in which step.
+            MemoryShortageError: memory ran out with all measures taken.
         """
         # Complete and check the request, before any network runs.
         defaults = self.variant.defaults
         check_output(output_type, fps)
         check_source(self.variant, image, video)
+        check_resumable(checkpoint, seed=seed, generator=generator, callback_on_step_end=callback_on_step_end)
         num_prompts = check_prompts(self.variant, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         size = geometry(self.variant, height, width, num_frames, None if video is None else video.num_frames)
-        source = _source_pixels(image, video, size)
+        source = source_frames(image, video, size, fit)
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
         dynamic = defaults.dynamic_guidance if use_dynamic_cfg is None else use_dynamic_cfg
         guidance = choose_guidance(scale, dynamic=dynamic)
         walk = choose_sampler(defaults.sampler if sampler is None else sampler)
-        steps = self.schedule.steps(defaults.steps if num_inference_steps is None else num_inference_steps)
+        steps = self.schedule.steps(
+            choose_steps(defaults.steps if num_inference_steps is None else num_inference_steps)
+        )
         if video is not None:
             steps = truncate(steps, strength)
         noise = choose_noise(seed, generator, num_prompts, num_videos_per_prompt, self.prompts.dtype)
         blank = self._blank_state(num_prompts * num_videos_per_prompt, size)
         given = None if latents is None else _given_state(latents, blank)
+        kind: SourceKind = "none" if source is None else "video" if image is None else "image"
+        shape = RunShape(
+            geometry=size,
+            num_videos=len(blank),
+            num_prompts=num_prompts if prompt_embeds is None else 0,
+            guided=scale > 1,
+            steps=len(steps),
+            source=kind,
+        )
+        work = Execution(self.components, self.measures or self.plan(shape).measures, on_progress)
+        run = None if checkpoint is None else checkpoint.read(blank, len(steps))
 
         # Encode the prompt, and what to begin from.
-        on_progress(Progress("encode", 0, 1))
-        branches = self.prompts.branches(
-            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided=scale > 1
-        ).repeated(num_videos_per_prompt)
-        start = self._begin(source, given, blank, steps[0], noise)
-        on_progress(Progress("encode", 1, 1))
+        if run is None:
+            on_progress(Progress("encode", 0, 1))
+            branches = self.prompts.branches(
+                prompt,
+                negative_prompt,
+                prompt_embeds,
+                negative_prompt_embeds,
+                guided=shape.guided,
+                residence=work.residence,
+            ).repeated(num_videos_per_prompt)
+            run = RunState.beginning(branches, work.begin(source, given, blank, steps[0], noise))
+            on_progress(Progress("encode", 1, 1))
 
         # Sample.
-        on_progress(Progress("steps", 0, len(steps)))
-        denoise = Denoiser(self.components, branches, guidance, start.image_latents)
-        after_step = self._after_step(denoise, callback_on_step_end, on_progress)
-        sampled = walk(denoise, start.latents, steps, noise=noise, callback=after_step)
+        after_step = AfterStep(self, callback_on_step_end, Keeper(checkpoint, run), on_progress)
+        sampled = work.sample(walk, run, steps, guidance, noise, after_step)
+        self.last_measures = work.measures
         if output_type == "latent":
             return sampled.transpose(1, 2)
 
         # Decode, without the latent frames that only filled up a patch.
-        chunks = self._decode(sampled[:, :, size.pad :], on_progress)
+        kept = sampled[:, :, size.pad :]
         if output_type != "video":
-            return collect_pixels(chunks, output_type)
-        videos = collect_videos(chunks, fps or (defaults.fps if video is None else video.fps))
+            pixels = work.decode(kept, pixels_of)
+            self.last_measures = work.measures
+            return join_pixels(pixels, output_type)
+        videos = join_videos(work.decode(kept, frames_of), fps or (defaults.fps if video is None else video.fps))
+        self.last_measures = work.measures
+        if isinstance(noise, SeededNoise) and prompt is not None and latents is None and callback_on_step_end is None:
+            asked = {
+                "model": self.model,
+                "image": None if image is None else IN_MEMORY,
+                "video": None if video is None else IN_MEMORY,
+                "strength": None if video is None else strength,
+                "fit": fit,
+                "num_inference_steps": num_inference_steps,
+                "guidance_scale": guidance_scale,
+                "use_dynamic_cfg": use_dynamic_cfg,
+                "sampler": sampler,
+            }
+            requests = requests_of(prompt, negative_prompt, noise.keys, num_videos_per_prompt, asked)
+            videos = with_recipes(videos, requests, self.components, work.measures, source)
         return videos if isinstance(prompt, list) or len(videos) > 1 else videos[0]
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -162,76 +245,67 @@ class Pipeline:
         Raises:
             WeightsError: `folder` is not empty, or the layout cannot hold this variant.
         """
+        networks = self.components.networks
+        changed = networks.text_encoder.get() if networks.text_encoder.lent else None
         save_pretrained(
             folder,
             self.variant,
-            transformer=self.components.transformer,
-            vae=self.components.vae,
-            text_encoder=self.components.load_text_encoder(),
+            transformer=networks.transformer.get(),
+            vae=networks.vae.get(),
+            text_encoder=changed or self.components.load_text_encoder(),
             tokenizer=self.components.tokenizer,
         )
+
+    def load_networks(self, shape: RunShape | None = None, on_progress: OnProgress = ignore) -> None:
+        """Read now what `generate` would read at its first use, as far as it stays in memory.
+
+        The text encoder is left to the first prompt, and all is where networks are in memory one after the other.
+
+        Args:
+            shape: of the run that is to come, whose measures count; one video of the variant's own size if not given.
+        """
+        if not (self.measures or self.plan(shape or default_shape(self.variant)).measures).offload:
+            residence = Residence(self.components, on_progress=on_progress)
+            residence.bring(self.components.networks.transformer)
+            residence.bring(self.components.networks.vae)
+
+    def plan(self, shape: RunShape) -> Plan:
+        """What a run of this shape takes, and how it fits. Made once for each shape.
+
+        Raises:
+            RequestError: the device has less memory in all than the run needs with every measure.
+        """
+        asked = shape, self.memory
+        if asked not in self._plans:
+            self._plans[asked] = self._plan(shape)
+        return self._plans[asked]
+
+    def _plan(self, shape: RunShape) -> Plan:
+        components = self.components
+        device, dtype, text_dtype = components.device, components.dtype, components.text_dtype
+        # What is loaded already is part of the run.
+        held = sum(network.form.num_bytes for network in components.networks if network.loaded)
+        budget = self.memory or int(free_memory(device) * SAFE_SHARE) + held
+        plan = plan_run(
+            self.variant,
+            shape,
+            device=device,
+            dtype=dtype,
+            text_dtype=text_dtype,
+            budget=budget,
+            measures=self.measures,
+        )
+        if not plan.fits:
+            advice = what_would_fit(self.variant, plan, device=device, dtype=dtype, text_dtype=text_dtype)
+            if plan.peak > total_memory(device):
+                raise RequestError(advice)
+            log.warning("%s. It is tried all the same, and may run out of memory", advice)
+        return plan
 
     def _blank_state(self, batch: int, size: Geometry) -> Tensor:
         """Zeros (B, C, t, h, w), float32: the shape, dtype and device of the state."""
         shape = (batch, self.variant.vae.latent_channels, size.latent_frames, size.rows, size.columns)
         return torch.zeros(shape, dtype=torch.float32, device=self.components.device)
-
-    def _begin(self, source: Tensor | None, given: Tensor | None, blank: Tensor, first: Step, noise: RunNoise) -> Start:
-        """The state at the level of the first step; what there is to begin from decides how."""
-        vae = self.components.vae
-        if source is None:
-            return text_to_video(given, blank, noise)
-        if self.variant.takes_image:
-            return image_to_video(source, given, blank, noise, vae)
-        return video_to_video(source, given, blank, first, noise, vae)
-
-    def _after_step(
-        self, denoise: Denoiser, callback_on_step_end: StepCallback | None, on_progress: OnProgress
-    ) -> Callback:
-        """What the sampler calls after a step: tells progress, lets the caller look and replace tensors."""
-
-        def after_step(step: Step, state: Tensor, x0: Tensor) -> Tensor | None:
-            on_progress(Progress("steps", step.index + 1, step.total))
-            if callback_on_step_end is None:
-                return None
-            tensors = {"latents": state.transpose(1, 2), "prompt_embeds": denoise.text}
-            if denoise.negative is not None:
-                tensors["negative_prompt_embeds"] = denoise.negative
-            returned = callback_on_step_end(self, step.index, step.timestep, dict(tensors)) or {}
-            for name, tensor in returned.items():
-                if name not in tensors or tensor.shape != tensors[name].shape:
-                    raise RequestError(
-                        f"callback_on_step_end returned {name} of shape {tuple(tensor.shape)}; it may replace "
-                        + ", ".join(f"{known} {tuple(t.shape)}" for known, t in tensors.items())
-                    )
-            denoise.text = returned.get("prompt_embeds", denoise.text).to(denoise.text)
-            if denoise.negative is not None:
-                denoise.negative = returned.get("negative_prompt_embeds", denoise.negative).to(denoise.negative)
-            return returned["latents"].transpose(1, 2).to(state) if "latents" in returned else None
-
-        return after_step
-
-    def _decode(self, latents: Tensor, on_progress: OnProgress) -> Iterator[Tensor]:
-        """Pieces (B, 3, T, H, W) of the clip, as they are decoded."""
-        vae = self.components.vae
-        done, total = 0, latents.shape[2]
-        on_progress(Progress("decode", done, total))
-        for chunk in vae.decode_stream(vae.from_diffusion(latents).to(next(vae.parameters()))):
-            done += -(-chunk.shape[2] // self.variant.vae.temporal_stride)
-            on_progress(Progress("decode", done, total))
-            yield chunk
-
-
-def _source_pixels(image: np.ndarray | Image | None, video: Video | None, size: Geometry) -> Tensor | None:
-    """Pixels (1, 3, T, H, W) of the image or video that a run begins from."""
-    if image is not None:
-        picture = image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))
-        frames = picture[None]
-    elif video is not None:
-        frames = video.frames[: size.num_frames]
-    else:
-        return None
-    return to_pixels(resize_frames(frames, size.height, size.width))
 
 
 def _given_state(latents: Tensor, blank: Tensor) -> Tensor:
@@ -239,4 +313,5 @@ def _given_state(latents: Tensor, blank: Tensor) -> Tensor:
     expected = tuple(blank.transpose(1, 2).shape)
     if tuple(latents.shape) != expected:
         raise RequestError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
+    check_given("latents", latents)
     return latents.transpose(1, 2).to(blank)

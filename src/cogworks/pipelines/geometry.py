@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 from cogworks.config.variants import Variant
@@ -10,6 +11,10 @@ from cogworks.errors import RequestError
 from cogworks.models.vae_frames import decode_chunks
 
 log = logging.getLogger(__name__)
+
+# Far beyond what any of the networks was trained for, and what would only fail later and less clearly.
+MAX_SIDE = 8192
+MAX_FRAMES = 8001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +53,13 @@ def geometry(
         RequestError: a size or count that the variant cannot make; names the nearest that it can.
     """
     transformer, stride = variant.transformer, variant.vae.spatial_stride
-    height = variant.defaults.height if height is None else height
-    width = variant.defaults.width if width is None else width
+    height = variant.defaults.height if height is None else check_whole("height", height)
+    width = variant.defaults.width if width is None else check_whole("width", width)
     _check_side("height", height, stride * transformer.patch_size[1])
     _check_side("width", width, stride * transformer.patch_size[2])
     if num_frames is None:
         num_frames = variant.defaults.num_frames if video_frames is None else _usable_frames(variant, video_frames)
-    _check_frames(variant, num_frames, video_frames)
+    _check_frames(variant, check_whole("the number of frames", num_frames), video_frames)
     if transformer.position_table == "learned":
         _check_training_size(variant, height, width, num_frames)
     latent_frames = _latent_frames(variant, num_frames)
@@ -70,6 +75,32 @@ def geometry(
     )
 
 
+def nearest_frames(variant: Variant, wanted: float) -> int:
+    """The least legal count of at least `wanted` frames: what a length in seconds comes to.
+
+    Args:
+        wanted: seconds times frames a second.
+
+    Raises:
+        RequestError: `wanted` is not positive, or more than the variant makes.
+    """
+    if not 0 < wanted < math.inf:
+        raise RequestError(f"a video has a positive length, got {wanted:g} frames")
+    least = math.ceil(wanted - 1e-6)  # 2.4 s at 10 fps are 24 frames, whatever floating point makes of it
+    if variant.transformer.position_table == "learned":
+        _check_most(variant, least, variant.transformer.sample_frames)
+        return variant.transformer.sample_frames
+    _check_most(variant, least, MAX_FRAMES)
+    return next(n for n in range(least, MAX_FRAMES + 1) if _is_legal(variant, n, from_video=False))
+
+
+def check_whole(name: str, value: object) -> int:
+    """`value` where it is a whole number. Raises RequestError for anything else, a truth value too."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RequestError(f"{name} must be a whole number, got {value!r}")
+    return value
+
+
 def decoded_frames(num_frames: int, temporal_stride: int) -> int:
     """How many frames come back when `num_frames` are asked for (docs/parity.md#frame-counts)."""
     first, *others = decode_chunks((num_frames - 1) // temporal_stride + 1, "chunked")
@@ -80,12 +111,22 @@ def decoded_frames(num_frames: int, temporal_stride: int) -> int:
 def _check_side(name: str, pixels: int, unit: int) -> None:
     if pixels < unit or pixels % unit:
         nearest = max(unit, round(pixels / unit) * unit)
+        nearest = min(nearest, MAX_SIDE)
         raise RequestError(f"{name} must be a positive multiple of {unit}, got {pixels}; the nearest is {nearest}")
+    if pixels > MAX_SIDE:
+        raise RequestError(f"{name} must be at most {MAX_SIDE} pixels, got {pixels}")
+
+
+def _check_most(variant: Variant, num_frames: int, most: int) -> None:
+    if num_frames > most:
+        raise RequestError(f"{variant.name} makes at most {most} frames, got {num_frames}")
 
 
 def _usable_frames(variant: Variant, video_frames: int) -> int:
     """The largest legal count of a video's first frames."""
-    usable = next((n for n in range(video_frames, 0, -1) if _is_legal(variant, n, from_video=True)), None)
+    usable = next(
+        (n for n in range(min(video_frames, MAX_FRAMES), 0, -1) if _is_legal(variant, n, from_video=True)), None
+    )
     if usable is None:
         raise RequestError(
             f"{variant.name} begins from a video of at least {_cycle(variant)} frames, got one of {video_frames}"
@@ -97,6 +138,7 @@ def _usable_frames(variant: Variant, video_frames: int) -> int:
 
 def _check_frames(variant: Variant, num_frames: int, video_frames: int | None) -> None:
     from_video = video_frames is not None
+    _check_most(variant, num_frames, MAX_FRAMES)
     if video_frames is not None and num_frames > video_frames:
         raise RequestError(
             f"the video to begin from has {video_frames} frames, and {num_frames} were asked for; "

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from cogworks.config.measures import Measures
+from cogworks.config.units import parse_memory
 from cogworks.errors import RequestError
 from cogworks.pipelines.generate import Pipeline
 from cogworks.weights.load import load_components, load_variant
@@ -19,18 +21,26 @@ def load(
     model: str | Path,
     *,
     dtype: torch.dtype | str | None = None,
+    text_dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
+    measures: Measures | None = None,
+    memory: int | str | None = None,
     variant: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     text_encoder: str | Path | None = None,
 ) -> Pipeline:
-    """Load a model.
+    """Open a model. Its files are checked now; its networks are read when they are first used.
 
     Args:
         model: a bundled name ("tiny"), a diffusers folder, a SAT folder, or a Hugging Face id.
         dtype: what to compute in; by default what was published, but float32 on a CPU without units for it.
+        text_dtype: what the text encoder computes in; by default `dtype`. Weights that are stored in fewer bits stay
+            so in memory.
         device: "cuda", "mps", "cpu"; by default the best there is.
+        measures: what every run does to need less memory. By default each run takes those of a plan; with measures
+            that keep the networks in memory, transformer and VAE are read now.
+        memory: what a plan may use, in bytes or as "8GB"; by default what is free.
         variant: precision in the names of the weight files, for example "fp16".
         revision: branch, tag or commit on the hub.
         local_files_only: use no network.
@@ -38,21 +48,26 @@ def load(
 
     Raises:
         WeightsError: nothing is there, or what is there is incomplete, damaged or no CogVideoX.
-        RequestError: no such dtype or device.
+        RequestError: no such dtype or device, or an amount of memory that is none.
     """
-    chosen_device = _device(device)
+    budget = None if memory is None else parse_memory(memory)
+    chosen_device = choose_device(device)
     folder = resolve(model, revision=revision, local_files_only=local_files_only, file_variant=variant)
     published = getattr(torch, load_variant(folder).dtype)
     components = load_components(
         model,
-        dtype=_dtype(dtype) or compute_dtype(published, chosen_device),
+        dtype=choose_dtype(dtype) or compute_dtype(published, chosen_device),
+        text_dtype=choose_dtype(text_dtype),
         device=chosen_device,
         revision=revision,
         local_files_only=local_files_only,
         file_variant=variant,
         text_encoder=text_encoder,
     )
-    return Pipeline(components)
+    pipeline = Pipeline(components, measures=measures, memory=budget, model=str(model))
+    if measures is not None:
+        pipeline.load_networks()
+    return pipeline
 
 
 def compute_dtype(published: torch.dtype, device: torch.device) -> torch.dtype:
@@ -69,7 +84,8 @@ def compute_dtype(published: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def _device(device: torch.device | str | None) -> torch.device:
+def choose_device(device: torch.device | str | None) -> torch.device:
+    """The device of this name, or the best there is. Raises RequestError if it cannot be used here."""
     if device is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -82,7 +98,8 @@ def _device(device: torch.device | str | None) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+def choose_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The floating-point dtype of this name; None stays. Raises RequestError if there is none."""
     names = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype

@@ -11,9 +11,11 @@ Phase = Literal["load", "encode", "steps", "decode", "write"]
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of a phase: sampling steps, or decoded latent frames; elsewhere the whole is one unit.
+    """`done` of `total` units of a phase: bytes read, sampling steps, or decoded latent frames; else one unit.
 
-    A phase begins with 0 done and ends with all.
+    A phase begins with 0 done, or with the steps that an interrupted run had done, and ends with all. Networks are read
+    when they are first needed: "load" may come several times, and inside another phase. A phase that runs out of memory
+    begins again.
     """
 
     phase: Phase

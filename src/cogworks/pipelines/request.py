@@ -7,10 +7,12 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from cogworks.config.variants import Variant
+from cogworks.config.variants import VARIANTS, Variant
 from cogworks.diffusion.guidance import GuidanceSchedule, constant_guidance, timestep_cosine_guidance
 from cogworks.diffusion.samplers import SAMPLERS, Sampler
 from cogworks.errors import RequestError
+from cogworks.pipelines.finite import check_given
+from cogworks.pipelines.geometry import check_whole
 
 OutputType = Literal["video", "latent", "pt", "np"]
 
@@ -64,6 +66,7 @@ def _check_embeds(variant: Variant, name: str, embeds: Tensor | None) -> None:
     tokens, width = variant.transformer.text_tokens, variant.transformer.text_width
     if embeds is not None and (embeds.ndim != 3 or embeds.shape[1:] != (tokens, width) or len(embeds) == 0):
         raise RequestError(f"{name} must have shape (prompts, {tokens}, {width}), got {tuple(embeds.shape)}")
+    check_given(name, embeds)
 
 
 def check_source(variant: Variant, image: object | None, video: object | None) -> None:
@@ -71,12 +74,21 @@ def check_source(variant: Variant, image: object | None, video: object | None) -
     if image is not None and video is not None:
         raise RequestError("give an image or a video, not both")
     if variant.takes_image and image is None:
-        raise RequestError(f"{variant.name} is an image-to-video model: it needs an image")
+        raise RequestError(
+            f"{variant.name} is an image-to-video model: it needs an image; {_counterparts(variant)} without one"
+        )
     if image is not None and not variant.takes_image:
         raise RequestError(
-            f"{variant.name} is a text-to-video model and cannot begin from an image; "
-            "cogvideox-5b-i2v and cogvideox1.5-5b-i2v can"
+            f"{variant.name} is a text-to-video model and cannot begin from an image; {_counterparts(variant)} from one"
         )
+
+
+def _counterparts(variant: Variant) -> str:
+    """The models of the other kind: that of the same family and size, or all there are."""
+    own = variant.name.removesuffix("-i2v") if variant.takes_image else f"{variant.name}-i2v"
+    others = [other.name for other in VARIANTS.values() if other.takes_image != variant.takes_image]
+    found = [own] if own in others else others
+    return f"{' and '.join(found)} {'begins' if len(found) == 1 else 'begin'}"
 
 
 def check_output(output_type: str, fps: float | None) -> None:
@@ -96,6 +108,11 @@ def choose_guidance(guidance_scale: float, *, dynamic: bool) -> GuidanceSchedule
     if not 0 <= guidance_scale < math.inf:
         raise RequestError(f"guidance must be a number of at least 0, got {guidance_scale}")
     return (timestep_cosine_guidance if dynamic else constant_guidance)(guidance_scale)
+
+
+def choose_steps(steps: int) -> int:
+    """The number of sampling steps. Raises RequestError if it is no whole number; the schedule knows the range."""
+    return check_whole("the number of steps", steps)
 
 
 def choose_sampler(name: str) -> Sampler:

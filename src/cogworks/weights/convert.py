@@ -36,20 +36,28 @@ def convert_folder(source: str | Path, target: str | Path, to: Literal["diffuser
     """
     if to not in ("diffusers", "sat"):
         raise WeightsError(f"a model is converted to 'diffusers' or 'sat', not to {to!r}")
-    folder = resolve(source)
+    content = read_content(resolve(source))
+    if to == "diffusers":
+        write_diffusers(Path(target), content)
+    else:
+        write_sat(Path(target), content)
+
+
+def read_content(folder: ModelFolder) -> Content:
+    """All that a folder holds, by our names; tensors are read when they are asked for.
+
+    Raises:
+        WeightsError: it is damaged or not CogVideoX.
+    """
     variant = load_variant(folder)
     has_vae, has_text = _optional_parts(folder)
-    content = Content(
+    return Content(
         variant=variant,
         transformer=open_transformer(folder, variant).tensors(empty_transformer(variant)),
         vae=open_vae(folder, variant).tensors(empty_vae(variant)) if has_vae else None,
         text_encoder=open_text_encoder(folder).tensors(empty_text_encoder(variant)) if has_text else None,
         tokenizer=load_tokenizer(folder) if has_text else None,
     )
-    if to == "diffusers":
-        write_diffusers(Path(target), content)
-    else:
-        write_sat(Path(target), content)
 
 
 def _optional_parts(folder: ModelFolder) -> tuple[bool, bool]:

@@ -3,7 +3,8 @@
 Reading is lazy: names, shapes and dtypes come from headers, values from the memory-mapped file when they are asked
 for.
 Layouts: one file, or shards with an index (`NAME.safetensors.index.json`), each also with the name of a precision in
-it (`NAME.fp16.safetensors`), as diffusers and transformers write them; `NAME.bin` pickles are read, never written.
+it (`NAME.fp16.safetensors`), as diffusers and transformers write them; pickles (`NAME.bin`, also in shards) are read,
+never written.
 """
 
 from __future__ import annotations
@@ -55,7 +56,12 @@ def find_weights(folder: Path, stem: str, file_variant: str | None = None) -> Pa
     """
     mark = f".{file_variant}" if file_variant else ""
     pickle_stem = "pytorch_model" if stem == TRANSFORMERS_STEM else stem
-    names = (f"{stem}.safetensors.index{mark}.json", f"{stem}{mark}.safetensors", f"{pickle_stem}{mark}.bin")
+    names = (
+        f"{stem}.safetensors.index{mark}.json",
+        f"{stem}{mark}.safetensors",
+        f"{pickle_stem}.bin.index{mark}.json",
+        f"{pickle_stem}{mark}.bin",
+    )
     for name in names:
         if (folder / name).is_file():
             return folder / name
@@ -108,7 +114,7 @@ def _open_shards(index: Path) -> dict[str, LazyTensor]:
             raise WeightsError(f"{index} names {name}, which is not beside it")
         if not path.is_file():
             raise WeightsError(f"{path} is missing: {index.name} lists it. Fetch it and try again")
-        shards[name] = open_safetensors(path)
+        shards[name] = read_tensors(path) if path.suffix == ".bin" else open_safetensors(path)
     for key, name in weight_map.items():
         if key not in shards[name]:
             raise WeightsError(f"{index.parent / name} does not hold {key}, which {index.name} says it does")

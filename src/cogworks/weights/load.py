@@ -1,18 +1,14 @@
-"""Networks from a folder.
-
-A network is built on the meta device and its weights are assigned from the file, strictly and one tensor at a time:
-nothing is initialised twice, and a failed load leaves nothing half-filled.
-"""
+"""Networks from a folder, now or at their first use."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from cogworks.config.variants import Variant
 from cogworks.errors import WeightsError
@@ -29,35 +25,81 @@ from cogworks.weights.components import (
     open_transformer,
     open_vae,
 )
-from cogworks.weights.mapping import State
+from cogworks.weights.fill import fill, inspect
+from cogworks.weights.lazy import LazyNetwork, M
 from cogworks.weights.sat_files import find_sat
 from cogworks.weights.sat_state import infer_sat_variant
 from cogworks.weights.source import ModelFolder, resolve
 from cogworks.weights.spiece import read_spiece
 from cogworks.weights.variant_files import read_diffusers_variant
 
-M = TypeVar("M", bound=nn.Module)
-_COMPUTABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+class Networks(NamedTuple):
+    """The networks of a model, in the order of their work."""
+
+    text_encoder: LazyNetwork[TextEncoder]
+    transformer: LazyNetwork[Transformer]
+    vae: LazyNetwork[VAE]
 
 
 @dataclass
 class Components:
-    """A loaded model. The text encoder, by far the largest part, is loaded when it is asked for.
+    """A model. Its networks are read when they are first used.
+
+    `transformer`, `vae` and `text_encoder` are there to be looked into, changed, extended and replaced: a network that
+    was taken from here stays in memory. Whoever only computes takes it from `networks`.
 
     Attributes:
         variant: what it is.
         folder: where it is from.
         text_folder: where its text encoder and tokenizer are from.
-        device: where the networks are.
+        device: where the networks work.
     """
 
     variant: Variant
     folder: ModelFolder
     text_folder: ModelFolder
     device: torch.device
-    transformer: Transformer
-    vae: VAE
     tokenizer: Tokenizer
+    networks: Networks
+
+    @property
+    def transformer(self) -> Transformer:
+        return self.networks.transformer.lend()
+
+    @transformer.setter
+    def transformer(self, network: Transformer) -> None:
+        self.networks.transformer.put(network)
+
+    @property
+    def vae(self) -> VAE:
+        return self.networks.vae.lend()
+
+    @vae.setter
+    def vae(self, network: VAE) -> None:
+        self.networks.vae.put(network)
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        return self.networks.text_encoder.lend()
+
+    @text_encoder.setter
+    def text_encoder(self, network: TextEncoder) -> None:
+        self.networks.text_encoder.put(network)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the transformer computes in."""
+        transformer = self.networks.transformer
+        return transformer.get().norm_final.weight.dtype if transformer.loaded else transformer.form.dtype
+
+    @property
+    def text_dtype(self) -> torch.dtype:
+        """What the text encoder computes in; `dtype` where there is none."""
+        encoder = self.networks.text_encoder
+        if encoder.loaded:
+            return encoder.get().norm_out.weight.dtype
+        return encoder.form.dtype if has_text_encoder(self.text_folder) else self.dtype
 
     def load_text_encoder(self, *, dtype: torch.dtype | None = None) -> TextEncoder:
         """A new text encoder in `dtype`, or as stored. The caller holds it and drops it."""
@@ -68,17 +110,19 @@ def load_components(
     source: str | Path,
     *,
     dtype: torch.dtype | None = None,
+    text_dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     revision: str | None = None,
     local_files_only: bool = False,
     file_variant: str | None = None,
     text_encoder: str | Path | None = None,
 ) -> Components:
-    """Load a model, all but its text encoder.
+    """Open a model. Configurations, headers and tokenizer are read and checked, the networks at their first use.
 
     Args:
         source: a name, a hub id or a folder; see `source.resolve`.
-        dtype: of the networks; None keeps what is stored.
+        dtype: what the networks compute in; None for what is stored.
+        text_dtype: likewise the text encoder; None for `dtype`.
         device: where to put them.
         revision: branch, tag or commit on the hub.
         local_files_only: use no network.
@@ -86,7 +130,8 @@ def load_components(
         text_encoder: another model whose text encoder and tokenizer to use; needed where `source` has none.
 
     Raises:
-        WeightsError: see `resolve` and the loader of each component.
+        WeightsError: see `resolve` and the loader of each component. A text encoder that is missing is found so when
+            it is asked for, because embeddings may be given instead of prompts.
     """
     folder = resolve(source, revision=revision, local_files_only=local_files_only, file_variant=file_variant)
     text_folder = folder
@@ -95,15 +140,17 @@ def load_components(
         text_folder = resolve(text_encoder, local_files_only=local_files_only)
         variant = _with_text_encoder(variant, text_folder)
     device = torch.device(device)
-    return Components(
-        variant=variant,
-        folder=folder,
-        text_folder=text_folder,
-        device=device,
-        transformer=load_transformer(folder, variant, dtype=dtype, device=device),
-        vae=load_vae(folder, variant, dtype=dtype, device=device),
-        tokenizer=load_tokenizer(text_folder),
+    transformer, vae = partial(_transformer_file, folder, variant), partial(_vae_file, folder, variant)
+    encoder = partial(_text_encoder_file, text_folder, variant)
+    networks = Networks(
+        _lazy("text encoder", encoder, text_dtype or dtype, device),
+        _lazy("transformer", transformer, dtype, device),
+        _lazy("VAE", vae, dtype, device),
     )
+    for network in networks:
+        if network is not networks.text_encoder or has_text_encoder(text_folder):
+            _ = network.form  # a file that is damaged or does not fit is found now
+    return Components(variant, folder, text_folder, device, load_tokenizer(text_folder), networks)
 
 
 def load_variant(folder: ModelFolder) -> Variant:
@@ -117,25 +164,36 @@ def load_transformer(
     folder: ModelFolder, variant: Variant, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> Transformer:
     """The transformer of a folder, in evaluation mode. Raises WeightsError if the file does not fit `variant`."""
-    return _fill(empty_transformer(variant), open_transformer(folder, variant), dtype, device)
+    return fill(*_transformer_file(folder, variant), dtype, device)
 
 
 def load_vae(
     folder: ModelFolder, variant: Variant, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> VAE:
     """The VAE of a folder, in evaluation mode. Raises WeightsError if the file does not fit `variant`."""
-    return _fill(empty_vae(variant), open_vae(folder, variant), dtype, device)
+    return fill(*_vae_file(folder, variant), dtype, device)
 
 
 def load_text_encoder(
     folder: ModelFolder, variant: Variant, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> TextEncoder:
-    """The text encoder of a folder, in evaluation mode; in float16 its `mlp.down` linears are float32.
+    """The text encoder of a folder, in evaluation mode.
+
+    In float16 its `mlp.down` linears are float32. In a wider `dtype` than is stored its linears keep what is stored
+    and are widened one by one as they are used: the same numbers in half the memory, 9.5 GB instead of 19 GB for T5 XXL
+    in float32.
 
     Raises:
         WeightsError: the file does not fit `variant`.
     """
-    return _fill(empty_text_encoder(variant), open_text_encoder(folder), dtype, device)
+    return fill(*_text_encoder_file(folder, variant), dtype, device)
+
+
+def has_text_encoder(folder: ModelFolder) -> bool:
+    """Whether there is a text encoder in a folder, whole or not."""
+    if folder.layout == "sat":
+        return find_sat(folder.path).text_encoder is not None
+    return (folder.path / "text_encoder").is_dir()
 
 
 def load_tokenizer(folder: ModelFolder) -> Tokenizer:
@@ -150,27 +208,27 @@ def load_tokenizer(folder: ModelFolder) -> Tokenizer:
         raise WeightsError(f"{place}: {error}") from None
 
 
-def _fill(network: M, component: Component, dtype: torch.dtype | None, device: torch.device | str) -> M:
-    tensors = component.tensors(network)
-    dtype = dtype or _stored_dtype(tensors)
-    if dtype not in _COMPUTABLE:
-        raise WeightsError(f"{component.origin} is stored in {dtype}; choose a dtype to compute in")
-    if isinstance(network, TextEncoder):
-        network.cast(dtype)
-    else:
-        network.to(dtype)
-    dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
-    state = {name: tensor.read().to(device, dtypes[name]) for name, tensor in tensors.items()}
-    network.load_state_dict(state, strict=True, assign=True)
-    return network.eval()
+def _transformer_file(folder: ModelFolder, variant: Variant) -> tuple[Transformer, Component]:
+    return empty_transformer(variant), open_transformer(folder, variant)
 
 
-def _stored_dtype(tensors: State) -> torch.dtype:
-    """The dtype of most numbers: a float16 text encoder keeps a part in float32."""
-    numbers: Counter[torch.dtype] = Counter()
-    for tensor in tensors.values():
-        numbers[tensor.dtype] += tensor.shape.numel()
-    return numbers.most_common(1)[0][0]
+def _vae_file(folder: ModelFolder, variant: Variant) -> tuple[VAE, Component]:
+    return empty_vae(variant), open_vae(folder, variant)
+
+
+def _text_encoder_file(folder: ModelFolder, variant: Variant) -> tuple[TextEncoder, Component]:
+    return empty_text_encoder(variant), open_text_encoder(folder)
+
+
+def _lazy(
+    name: str, open_file: Callable[[], tuple[M, Component]], dtype: torch.dtype | None, device: torch.device
+) -> LazyNetwork[M]:
+    """A network whose file is opened anew for each reading: what is mapped into memory goes with the network."""
+    return LazyNetwork(
+        name,
+        lambda: inspect(*open_file(), dtype),
+        lambda on_bytes: fill(*open_file(), dtype, device, on_bytes),
+    )
 
 
 def _with_text_encoder(variant: Variant, folder: ModelFolder) -> Variant:

@@ -145,8 +145,17 @@ def convert(
         WeightsError: a source name fits no rule, a target is missing, written twice or has another shape, a rule
             lacks one of its sources, or a tensor does not hold floating-point numbers.
     """
+    result, mismatch = match(state, rules, origin=origin, expected=expected)
+    mismatch.raise_if_any()
+    return result
+
+
+def match(
+    state: State, rules: Sequence[Rule], *, origin: str, expected: Mapping[str, torch.Size] | None = None
+) -> tuple[dict[str, LazyTensor], Mismatch]:
+    """What `convert` does, with a list of all that is wrong in place of the error."""
     groups, unknown = _group(state, rules)
-    report = _Report(origin, extra=unknown)
+    report = Mismatch(origin, extra=unknown)
     result: dict[str, LazyTensor] = {}
     for group in sorted(groups, key=lambda group: group.rule.alias):
         missing = [name for name in group.names if name not in group.keys]
@@ -173,8 +182,7 @@ def convert(
                 report.misfits.append(f"{group.names[0]} is {shapes}, expected {want}")
     written = set(result) | {target for group in groups for target in group.targets}
     report.missing += [_source_name(target, rules) for target in expected or () if target not in written]
-    report.raise_if_any()
-    return result
+    return result, report
 
 
 @dataclass(frozen=True)
@@ -188,8 +196,8 @@ class _Group:
 
 
 @dataclass
-class _Report:
-    """What is wrong with a state, collected so that one error can name all of it."""
+class Mismatch:
+    """What is wrong with a state: names it should not hold, names it should, and what is wrong with those it does."""
 
     origin: str
     extra: list[str]
@@ -250,7 +258,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(texts))
 
 
-def _shapes(group: _Group, sources: Sequence[LazyTensor], report: _Report) -> Sequence[Tensor]:
+def _shapes(group: _Group, sources: Sequence[LazyTensor], report: Mismatch) -> Sequence[Tensor]:
     """The targets of a group as meta tensors; none, and a line in the report, if the shapes do not go together."""
     try:
         return group.rule.transform.forward([source.meta() for source in sources])
@@ -264,7 +272,7 @@ def _compute(transform: Transform, sources: Sequence[LazyTensor], index: int) ->
     return transform.forward([source.read() for source in sources])[index]
 
 
-def _compare_twice(group: _Group, target: str, tensor: LazyTensor, other: LazyTensor, report: _Report) -> None:
+def _compare_twice(group: _Group, target: str, tensor: LazyTensor, other: LazyTensor, report: Mismatch) -> None:
     """A target that is there twice: an error, unless the second one is an alias with the same values."""
     if not group.rule.alias:
         report.misfits.append(f"{group.names[0]} would be written to {target} a second time")

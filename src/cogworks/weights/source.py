@@ -1,8 +1,7 @@
 """What a user typed as a model, to a folder on this machine.
 
 A bundled name (`tiny`), a published name (`cogvideox-5b`) or hub id (`THUDM/CogVideoX-5b`), or a folder in the layout
-of diffusers or of SAT. A folder never causes a network access; the hub goes through huggingface_hub, with its cache,
-its token and its environment variables (HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME). Knows no tensors.
+of diffusers or of SAT. A folder never causes a network access. Knows no tensors.
 """
 
 from __future__ import annotations
@@ -15,15 +14,12 @@ from typing import Literal
 
 from cogworks.config.variants import VARIANTS
 from cogworks.errors import WeightsError
-from cogworks.weights.sat_files import MODEL_STATES, is_sat
+from cogworks.weights.hub import HubModel
+from cogworks.weights.sat_files import is_sat
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 """Folder of the bundled models."""
 
-_COMPONENTS = ("transformer", "vae", "text_encoder")
-_CONFIG_PATTERNS = ("model_index.json", "cogworks.json", "*/config.json", "scheduler/*.json", "tokenizer/*")
-_SAT_PATTERNS = ("transformer/latest", f"transformer/*/{MODEL_STATES}", "vae/*.pt", "t5-v1_1-xxl/*")
-_PRECISIONS = ("fp16", "bf16", "fp32")  # marks that a file name can carry
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -66,17 +62,43 @@ def resolve(
         hub_id = VARIANTS[name].hub_id
         if hub_id is None:
             return _bundled(name, file_variant)
-        return _from_hub(hub_id, revision, local_files_only, file_variant)
+        return _from_hub(HubModel(hub_id, revision, file_variant), local_files_only)
     folder = Path(source).expanduser()
     if folder.exists():
         return open_folder(folder, file_variant)
-    if isinstance(source, str) and _HUB_ID.fullmatch(name) and not name.startswith("."):
-        return _from_hub(name, revision, local_files_only, file_variant)
+    if isinstance(source, str) and is_hub_id(name):
+        return _from_hub(HubModel(name, revision, file_variant), local_files_only)
     if isinstance(source, Path) or "/" in name or "\\" in name:
-        raise WeightsError(f"there is no folder {name}")
-    nearest = difflib.get_close_matches(name.lower(), VARIANTS, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"the names are {', '.join(VARIANTS)}"
+        raise WeightsError(f"there is no folder {name}{_folder_hint(folder)}")
+    nearest = _nearest(name)
+    hint = f"did you mean {nearest}?" if nearest else f"the names are {', '.join(VARIANTS)}"
     raise WeightsError(f"there is no model or folder called {name}; {hint}")
+
+
+def download(name: str, *, revision: str | None = None, file_variant: str | None = None) -> ModelFolder:
+    """Fetch all files of a model that a load reads. What is here already is not fetched again.
+
+    Args:
+        name: bundled or published name, or hub id.
+        revision: branch, tag or commit on the hub.
+        file_variant: fetch the weight files that carry this precision in their name.
+
+    Raises:
+        WeightsError: there is no such model, it is a folder on this machine, it cannot be fetched, or the hub does not
+            hold all of its weights.
+    """
+    from cogworks.weights.fingerprint import weight_files
+
+    if name not in VARIANTS and Path(name).expanduser().exists():
+        raise WeightsError(f"{name} is on this machine already: only models of the hub are downloaded")
+    folder = resolve(name, revision=revision, file_variant=file_variant)
+    weight_files(folder)
+    return folder
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form of a hub id."""
+    return _HUB_ID.fullmatch(name) is not None and not name.startswith(".")
 
 
 def open_folder(folder: Path, file_variant: str | None = None) -> ModelFolder:
@@ -101,35 +123,30 @@ def _bundled(name: str, file_variant: str | None) -> ModelFolder:
     return open_folder(folder, file_variant)
 
 
-def _from_hub(hub_id: str, revision: str | None, local_files_only: bool, file_variant: str | None) -> ModelFolder:
-    from huggingface_hub import errors, snapshot_download
-
-    weights = f"*.{file_variant}*" if file_variant else "*"
-    allow = [f"{part}/{weights}{end}" for part in _COMPONENTS for end in (".safetensors", ".json")]
-    ignore = [] if file_variant else [f"*.{mark}{end}" for mark in _PRECISIONS for end in (".*", "-*")]
-    at = f"{hub_id} at revision {revision}" if revision else hub_id
+def _from_hub(model: HubModel, local_files_only: bool) -> ModelFolder:
     try:
-        path = snapshot_download(
-            hub_id,
-            revision=revision,
-            local_files_only=local_files_only,
-            allow_patterns=[*_CONFIG_PATTERNS, *_SAT_PATTERNS, *allow],
-            ignore_patterns=ignore,
-        )
-    except errors.GatedRepoError:
-        raise WeightsError(f"{hub_id} is gated: accept its terms on the hub and log in (hf auth login)") from None
-    except errors.RevisionNotFoundError:
-        raise WeightsError(f"{hub_id} has no revision {revision} on the hub") from None
-    except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise WeightsError(
-            f"{hub_id} is neither a folder here nor a model on the hub that you may read; check the spelling, "
-            "or log in if it is private (hf auth login)"
-        ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        why = "only local files were allowed" if local_files_only else "the hub cannot be reached or is switched off"
-        raise WeightsError(
-            f"{at} is not in the local cache and {why}; connect, or give the path of a folder that holds it"
-        ) from None
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise WeightsError(f"{at} could not be fetched from the hub: {error}") from None
-    return open_folder(Path(path), file_variant)
+        path = model.find() if local_files_only else model.fetch()
+    except WeightsError as error:
+        nearest = _nearest(model.hub_id)
+        if nearest in (None, model.hub_id):
+            raise
+        raise WeightsError(f"{error}. Did you mean {nearest}?") from error
+    return open_folder(path, model.file_variant)
+
+
+def _nearest(typed: str) -> str | None:
+    """The known name or hub id that looks most like `typed`."""
+    known = {variant.hub_id.lower(): variant.hub_id for variant in VARIANTS.values() if variant.hub_id}
+    if "/" not in typed:
+        known = {name.lower(): name for name in VARIANTS}
+    close = difflib.get_close_matches(typed.lower(), known, n=1, cutoff=0.8 if "/" in typed else 0.5)
+    return known[close[0]] if close else None
+
+
+def _folder_hint(folder: Path) -> str:
+    """The folder beside it that has almost the same name."""
+    if not folder.parent.is_dir():
+        return ""
+    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+    close = difflib.get_close_matches(folder.name, beside, n=1)
+    return f"; did you mean {folder.parent / close[0]}?" if close else ""

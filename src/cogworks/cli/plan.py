@@ -1,0 +1,129 @@
+"""`cogworks plan`: what a run would take, before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cogworks.cli.options import Content, Machine, Settings, given
+from cogworks.cli.terminal import AsJson, result
+from cogworks.errors import RunError
+
+if TYPE_CHECKING:
+    from cogworks.config.measures import Measures
+    from cogworks.config.request import GenerationRequest
+    from cogworks.pipelines.planning.plan import Plan
+
+
+def plan(
+    *,
+    content: Content = Content(),
+    settings: Settings = Settings(),
+    machine: Machine = Machine(),
+    as_json: AsJson = False,
+) -> None:
+    """Say what memory and time a video would take, and what would be done to fit it; nothing is loaded.
+
+    Takes the options of `generate`. Files that they name are not read. The status is 1 if it fits in no way.
+
+    Args:
+        as_json: Print one JSON object instead of a table.
+    """
+    from cogworks.config.request import parse_request
+
+    request = parse_request({**given(content, settings), "prompt": "any"})
+    plan_request(request, machine, as_json=as_json)
+
+
+def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool) -> None:
+    """Print the plan of a request. Raises RunError if the device cannot hold it in any way."""
+    import torch
+
+    from cogworks.config.units import parse_memory
+    from cogworks.config.variants import VARIANTS
+    from cogworks.pipelines.load import choose_device, choose_dtype, compute_dtype
+    from cogworks.pipelines.planning.plan import plan_run, what_would_fit
+    from cogworks.pipelines.planning.shape import request_shape
+    from cogworks.pipelines.provenance import hardware
+    from cogworks.weights.load import load_variant
+    from cogworks.weights.source import resolve
+
+    variant = VARIANTS.get(request.model) or load_variant(resolve(request.model, local_files_only=True))
+    device = choose_device(machine.device)
+    dtype = choose_dtype(machine.dtype) or compute_dtype(getattr(torch, variant.dtype), device)
+    budget = None if machine.memory is None else parse_memory(machine.memory)
+    shape = request_shape(variant, request)
+    made = plan_run(variant, shape, device=device, dtype=dtype, text_dtype=dtype, budget=budget, seconds=True)
+    where = f"{hardware(device)}, {str(dtype).removeprefix('torch.')}"
+    result(_table(variant.name, where, made), _values(variant.name, where, made), as_json=as_json)
+    if not made.fits:
+        raise RunError(what_would_fit(variant, made, device=device, dtype=dtype, text_dtype=dtype))
+
+
+def _table(model: str, where: str, made: Plan) -> str:
+    from cogworks.config.units import format_memory
+
+    size = made.shape.geometry
+    rows = [("PHASE", "MEMORY", "TFLOP", "TIME")]
+    rows += [
+        (phase.name, format_memory(phase.memory), f"{phase.flops / 1e12:.3g}", _duration(phase.seconds))
+        for phase in made.phases
+    ]
+    rows.append(("peak, total", format_memory(made.peak), f"{made.flops / 1e12:.3g}", _duration(made.seconds)))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    fits = f"it may hold {format_memory(made.budget)}: it {'fits' if made.fits else 'does not fit'}"
+    return "\n".join(
+        [
+            f"{model}: {size.num_frames} frames of {size.width}x{size.height}, {made.shape.steps} steps",
+            f"on {where}",
+            "",
+            *lines,
+            "",
+            f"{fits} {describe_measures(made.measures)}",
+        ]
+    )
+
+
+def describe_measures(measures: Measures) -> str:
+    """What is done to need less memory, in words."""
+    done = [
+        words
+        for taken, words in (
+            (measures.slicing, "one video at a time through the VAE"),
+            (measures.split_guidance, "the halves of guidance one after the other"),
+            (measures.offload, "the networks in memory one after the other"),
+        )
+        if taken
+    ]
+    if measures.tile is not None:
+        height, width = measures.tile
+        done.append(f"the VAE in tiles of {width}x{height}, which changes pixels a little")
+    return "with " + ", ".join(done) if done else "as it is"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 120:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _values(model: str, where: str, made: Plan) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "model": model,
+        "computed_by": where,
+        "fits": made.fits,
+        "budget": made.budget,
+        "peak": made.peak,
+        "flops": made.flops,
+        "seconds": made.seconds,
+        "measures": asdict(made.measures),
+        "shape": asdict(made.shape),
+        "phases": [
+            {"name": phase.name, "memory": phase.memory, "flops": phase.flops, "seconds": phase.seconds}
+            for phase in made.phases
+        ],
+    }

@@ -1,0 +1,29 @@
+"""What a run may do to need less memory. Knows no torch: the same object stands in a plan, a request and a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """How a run trades time, or a trace of exactness, for memory. None of them is on by itself.
+
+    Attributes:
+        offload: text encoder, transformer and VAE are in memory one after the other, each while it works. On an
+            accelerator the others wait on the host; on a CPU they are read again from their files. Same pixels.
+        split_guidance: the two halves of guidance pass through the transformer one after the other. Same pixels.
+        slicing: the videos of a batch pass through the VAE one after the other. Same pixels.
+        tile: height and width in pixels of the tiles that the VAE works in; None for whole pictures. Blended where
+            tiles overlap, so the pixels are close to those of whole pictures, and not equal.
+    """
+
+    offload: bool = False
+    split_guidance: bool = False
+    slicing: bool = False
+    tile: tuple[int, int] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the pixels are those of a run without measures."""
+        return self.tile is None

@@ -1,0 +1,105 @@
+"""Memory that runs out: how it is recognised, and what can then be saved."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from cogworks.config.measures import Measures
+from cogworks.errors import MemoryShortageError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MIN_TILE = 64
+"""Smallest side in pixels of a tile that is chosen here: in smaller ones overlaps outweigh what is saved."""
+_TILE_UNIT = 16
+_SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an accelerator or the machine has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def release_unused(device: torch.device) -> None:
+    """Give the system back what nobody holds any more."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+Relieve = Callable[[Measures], tuple[Measures, str] | None]
+"""From the measures of a run to the next ones and what they do, in words; None where there are none left."""
+
+
+def with_relief(
+    work: Callable[[Measures], T], measures: Measures, relieve: Relieve, device: torch.device, part: str
+) -> tuple[T, Measures]:
+    """Do `work`; where memory runs out do it again, with one measure more each time.
+
+    Args:
+        work: does the whole of it again when it is called again.
+        measures: to begin with.
+        part: what works, for messages.
+
+    Returns:
+        The result, and the measures that it was made with.
+
+    Raises:
+        MemoryShortageError: memory ran out with all measures taken.
+    """
+    while True:
+        try:
+            return work(measures), measures
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not in the handler: there the traceback still holds what the work had allocated.
+        gc.collect()
+        release_unused(device)
+        relief = relieve(measures)
+        if relief is None:
+            raise MemoryShortageError(
+                f"memory ran out in {part} and there is nothing left to save on {device}; ask for a smaller size or "
+                "fewer frames, or free memory"
+            )
+        measures, words = relief
+        log.warning("memory ran out in %s; trying again %s", part, words)
+        release_unused(device)
+
+
+def in_halves(measures: Measures) -> tuple[Measures, str] | None:
+    """Take the halves of guidance one after the other."""
+    if measures.split_guidance:
+        return None
+    return replace(measures, split_guidance=True), "with the halves of guidance one after the other"
+
+
+def one_by_one(measures: Measures, batch: int) -> tuple[Measures, str] | None:
+    """Take `batch` clips through the VAE one after the other."""
+    if measures.slicing or batch == 1:
+        return None
+    return replace(measures, slicing=True), "one video at a time"
+
+
+def in_smaller_tiles(measures: Measures, height: int, width: int) -> tuple[Measures, str] | None:
+    """Halve the tiles that pictures of `height` x `width` pixels pass through the VAE in."""
+    before = measures.tile or (height, width)
+    before = min(before[0], height), min(before[1], width)
+    tile = _half(before[0]), _half(before[1])
+    return None if tile == before else (replace(measures, tile=tile), f"in tiles of {tile[1]}x{tile[0]}")
+
+
+def _half(side: int) -> int:
+    """Half a side, in whole units and not below the least; a smaller side stays as it is."""
+    return min(side, max(MIN_TILE, math.ceil(side / 2 / _TILE_UNIT) * _TILE_UNIT))

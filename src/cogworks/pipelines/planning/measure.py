@@ -1,0 +1,160 @@
+"""What each part of a run takes, by dry runs of the code that will run.
+
+The networks are built on the meta device, and `Denoiser`, `codec` and the text encoder work on tensors without values
+under a `Meter`. A clip repeats itself after two of the VAE's pieces, so no more are run.
+
+Letters: B videos, N text tokens, D text width, C latent channels, t latent frames, h w latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cogworks.config.measures import Measures
+from cogworks.config.variants import Variant
+from cogworks.diffusion.guidance import constant_guidance
+from cogworks.diffusion.schedule import NoiseSchedule
+from cogworks.models.vae_frames import decode_chunks, encode_chunks
+from cogworks.nn.linear import StackedLinear
+from cogworks.pipelines import codec
+from cogworks.pipelines.denoiser import Denoiser
+from cogworks.pipelines.geometry import Geometry
+from cogworks.pipelines.planning.meter import FusedAttention, Meter, Work
+from cogworks.pipelines.progress import ignore
+from cogworks.pipelines.prompts import Branches
+from cogworks.weights.components import empty_text_encoder, empty_transformer, empty_vae
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one network takes for its part of a run.
+
+    Attributes:
+        weights: bytes of the network.
+        mapped: bytes of its file that may be in memory beside, because they are there in another form; the system
+            takes them back when it needs them.
+        activations: most bytes held at once beyond the weights, what goes in and comes out included.
+        work: of the whole part.
+    """
+
+    weights: int
+    mapped: int
+    activations: int
+    work: Work
+
+
+@lru_cache(maxsize=64)
+def measure_text(variant: Variant, prompts: int, dtype: torch.dtype, device: torch.device) -> Part:
+    """Reading `prompts` different prompts at once."""
+    network = empty_text_encoder(variant).cast(dtype)
+    stored = _stored(variant)
+    if stored in _NARROW and dtype not in _NARROW:  # its linears stay as they are stored: `weights.load_text_encoder`
+        for module in network.modules():
+            if isinstance(module, nn.Linear):
+                module.to(stored)
+    with _dry_run(network, device) as meter:
+        network(_meta((prompts, variant.transformer.text_tokens), torch.int64))
+    return _part(network, meter.held, meter.work, stored)
+
+
+@lru_cache(maxsize=64)
+def measure_step(
+    variant: Variant,
+    size: Geometry,
+    batch: int,
+    guided: bool,
+    split_guidance: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Part:
+    """One sampling step of `batch` videos: one pass through the transformer for each branch of guidance."""
+    network = empty_transformer(variant).to(dtype)
+    config = variant.transformer
+    state = _meta((batch, config.out_channels, size.latent_frames, size.rows, size.columns), torch.float32)
+    text, negative = (_meta((batch, config.text_tokens, config.text_width), dtype) for _ in range(2))
+    denoise = Denoiser(
+        network,
+        variant.schedule.prediction,
+        Branches(text, negative if guided else None),
+        constant_guidance(2.0),
+        torch.empty_like(state) if config.takes_image else None,
+        Measures(split_guidance=split_guidance),
+        lambda measures: None,
+    )
+    step = NoiseSchedule(variant.schedule).steps(1)[0]
+    with _dry_run(network, device) as meter:
+        denoise(state, step)
+    return _part(network, meter.held, meter.work, _stored(variant))
+
+
+@lru_cache(maxsize=256)
+def measure_decoding(
+    variant: Variant, size: Geometry, batch: int, tile: tuple[int, int] | None, dtype: torch.dtype, device: torch.device
+) -> Part:
+    """Decoding `batch` videos at once."""
+    network = empty_vae(variant).to(dtype)
+    pieces = decode_chunks(size.latent_frames - size.pad, "chunked")
+    frames = sum(pieces[:2])
+    latents = _meta((batch, variant.vae.latent_channels, frames, size.rows, size.columns), torch.float32)
+    with _dry_run(network, device) as meter:
+        done = [Work()]
+        codec.decode(network, latents, Measures(tile=tile), lambda piece: done.append(meter.work), ignore)
+    return _part(network, meter.held, _repeated(done, len(pieces)), _stored(variant))
+
+
+@lru_cache(maxsize=64)
+def measure_encoding(
+    variant: Variant,
+    size: Geometry,
+    num_frames: int,
+    tile: tuple[int, int] | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Part:
+    """Encoding one image, or one video of `num_frames`."""
+    network = empty_vae(variant).to(dtype)
+    pieces = encode_chunks(num_frames, "chunked", variant.vae.temporal_stride)
+    done, peak = [Work()], 0
+    for count in range(1, min(len(pieces), 2) + 1):
+        frames = np.broadcast_to(np.uint8(0), (sum(pieces[:count]), size.height, size.width, 3))
+        with _dry_run(network, device) as meter:
+            codec.encode(network, frames, Measures(tile=tile))
+        done.append(meter.work)
+        peak = max(peak, meter.held)
+    return _part(network, peak, _repeated(done, len(pieces)), _stored(variant))
+
+
+@contextmanager
+def _dry_run(network: nn.Module, device: torch.device) -> Iterator[Meter]:
+    with torch.no_grad(), Meter(device, network.parameters()) as meter, FusedAttention():
+        yield meter
+
+
+def _repeated(done: list[Work], pieces: int) -> Work:
+    """All the work, from what was done in all after none, one and two pieces."""
+    return done[-1] + (done[-1] - done[-2]) * (pieces - len(done) + 1)
+
+
+def _part(network: nn.Module, activations: int, work: Work, stored: torch.dtype) -> Part:
+    weights = sum(weight.numel() * weight.element_size() for weight in network.parameters())
+    # What is stored in another dtype is converted, and what is stored in pieces is joined; the rest is the file itself.
+    joined = {id(w) for module in network.modules() if isinstance(module, StackedLinear) for w in module.parameters()}
+    mapped = sum(w.numel() for w in network.parameters() if w.dtype != stored or id(w) in joined) * stored.itemsize
+    return Part(weights, mapped, activations, work)
+
+
+def _stored(variant: Variant) -> torch.dtype:
+    return getattr(torch, variant.dtype)
+
+
+def _meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")

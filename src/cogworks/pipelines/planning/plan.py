@@ -1,0 +1,282 @@
+"""The plan of a run: what each phase takes, and the measures with which that fits into memory.
+
+What a plan counts is what a run holds at once on the device: networks, activations, the state of sampling, and on the
+host's own memory the frames. What the process holds before (`Plan.baseline`), torch's libraries above all, is not the
+run's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal
+
+import psutil
+import torch
+
+from cogworks.config.measures import Measures
+from cogworks.config.units import format_memory
+from cogworks.config.variants import Variant
+from cogworks.models.vae_tiling import Tiling
+from cogworks.pipelines.geometry import Geometry, decoded_frames, geometry
+from cogworks.pipelines.memory import MIN_TILE
+from cogworks.pipelines.planning.calibration import Rates, calibrate, remembered_rates
+from cogworks.pipelines.planning.measure import Part, measure_decoding, measure_encoding, measure_step, measure_text
+from cogworks.pipelines.planning.meter import SHARED_MEMORY, Work
+from cogworks.pipelines.planning.shape import RunShape
+
+PhaseName = Literal["prompt", "source", "steps", "decode"]
+
+SAFE_SHARE = 0.92
+"""Share of the free memory that a plan without a budget uses: the rest is for allocators, which keep gaps."""
+STATES = 6
+"""States of sampling that are alive at once: the state, two estimates, noise, and what a sampler computes from them."""
+LONG_FLOPS = {"cpu": 10**13, "mps": 10**14, "cuda": 10**16}
+"""From here on a run may take minutes, and its time is worth a calibration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One phase of a run.
+
+    Attributes:
+        memory: most bytes that are held at once on the device.
+        weights: of these, the networks.
+        mapped: bytes of weight files that may lie in the host's memory beside; the system takes them back as it needs.
+        work: what is computed.
+        seconds: expected; None where nothing is known of the device's speed.
+    """
+
+    name: PhaseName
+    memory: int
+    weights: int
+    mapped: int
+    work: Work
+    seconds: float | None
+
+    @property
+    def flops(self) -> int:
+        return self.work.flops
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run takes, and how it fits.
+
+    Attributes:
+        measures: with which this is so.
+        budget: bytes that the run may hold.
+        baseline: bytes that the process held when the plan was made; not the run's.
+    """
+
+    shape: RunShape
+    measures: Measures
+    phases: tuple[Phase, ...]
+    budget: int
+    baseline: int
+
+    @property
+    def peak(self) -> int:
+        return max(phase.memory for phase in self.phases)
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.budget
+
+    @property
+    def fits_without_vae(self) -> bool:
+        """Whether all phases fit in which the VAE does not work."""
+        return all(phase.memory <= self.budget for phase in self.phases if phase.name in ("prompt", "steps"))
+
+    @property
+    def flops(self) -> int:
+        return sum(phase.flops for phase in self.phases)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all phases, without loading; None where nothing is known of the device's speed."""
+        each = [phase.seconds for phase in self.phases if phase.seconds is not None]
+        return sum(each) if each else None
+
+
+def plan_run(
+    variant: Variant,
+    shape: RunShape,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    text_dtype: torch.dtype,
+    budget: int | None,
+    measures: Measures | None = None,
+    seconds: bool | None = None,
+) -> Plan:
+    """Plan a run. No weights are read and nothing is put on the device, but for the seconds of a calibration.
+
+    Args:
+        dtype, text_dtype: what the networks, and the text encoder, compute in.
+        budget: bytes that the run may hold on the device; None for what is free there now.
+        measures: to describe a run with these; None takes the least costly that fit, or all if none do.
+        seconds: whether to say how long it takes, which calibrates a device that is not known yet; None does where the
+            device is known or the run may take minutes.
+    """
+    if budget is None:
+        budget = int(free_memory(device) * SAFE_SHARE)
+    plans = []
+    for chosen in [measures] if measures is not None else ladder(variant, shape):
+        if chosen.tile and not any(plan.fits_without_vae for plan in plans):
+            break  # tiles help the VAE alone
+        phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype))
+        plans.append(Plan(shape=shape, measures=chosen, phases=phases, budget=budget, baseline=_baseline(device)))
+        if plans[-1].fits:
+            break
+    plan = plans[-1] if plans[-1].fits else min(plans, key=lambda plan: plan.peak)
+    rates = _rates(device, dtype, plan.flops, seconds)
+    return plan if rates is None else replace(plan, phases=tuple(_timed(phase, rates) for phase in plan.phases))
+
+
+def ladder(variant: Variant, shape: RunShape) -> Iterator[Measures]:
+    """Measures in the order of what they cost: those that keep the pixels first, tiles from large to small.
+
+    Slicing is left out where there is one video, and splitting where there is no guidance: they would do nothing.
+    """
+    tilings: list[tuple[int, int] | None] = [None, *_tiles(variant, shape.geometry)]
+    splits = (False, True) if shape.guided else (False,)
+    slices = (False, True) if shape.num_videos > 1 else (False,)
+    for tile, offload, split, slicing in product(tilings, (False, True), splits, slices):
+        yield Measures(offload=offload, split_guidance=split, slicing=slicing, tile=tile)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def is_here(device: torch.device) -> bool:
+    """Whether this machine has such a device; plans are made for others too."""
+    if device.type == "cuda":
+        return torch.cuda.is_available()
+    return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that a device has in all."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return psutil.virtual_memory().total
+
+
+def what_would_fit(
+    variant: Variant, plan: Plan, *, device: torch.device, dtype: torch.dtype, text_dtype: torch.dtype
+) -> str:
+    """One sentence for a plan that does not fit: how much it lacks, and the nearest smaller video that would fit."""
+    lacking = f"this run needs {format_memory(plan.peak)} and may hold {format_memory(plan.budget)}"
+    if max(phase.weights for phase in plan.phases) < plan.budget:
+        for smaller in _smaller(variant, plan.shape):
+            phases = _phases(variant, smaller, plan.measures, device, dtype, text_dtype)
+            if all(phase.memory <= plan.budget for phase in phases):
+                size, videos = smaller.geometry, smaller.num_videos
+                count = f"{videos} videos" if videos > 1 else "one video"
+                return f"{lacking}; {count} of {size.num_frames} frames of {size.width}x{size.height} would fit"
+    return f"{lacking}; no smaller video of {variant.name} fits either: give it more memory or take a smaller model"
+
+
+def _tiles(variant: Variant, size: Geometry) -> Iterator[tuple[int, int]]:
+    """The published tile and its halves, where they are smaller than the picture."""
+    published = Tiling.for_config(variant.vae)
+    unit = variant.vae.spatial_stride
+    height, width = published.height, published.width
+    while True:
+        if height < size.height or width < size.width:
+            yield height, width
+        if min(height, width) <= MIN_TILE:
+            return
+        height, width = (max(side // 2 // unit * unit, MIN_TILE) for side in (height, width))
+
+
+def _phases(
+    variant: Variant,
+    shape: RunShape,
+    measures: Measures,
+    device: torch.device,
+    dtype: torch.dtype,
+    text_dtype: torch.dtype,
+) -> Iterator[Phase]:
+    size = shape.geometry
+    parts: dict[PhaseName, Part] = {}
+    if shape.num_prompts:
+        parts["prompt"] = measure_text(variant, shape.num_prompts + shape.guided, text_dtype, device)
+    if shape.source != "none":
+        frames = 1 if shape.source == "image" else size.num_frames
+        parts["source"] = measure_encoding(variant, size, frames, measures.tile, dtype, device)
+    step = measure_step(variant, size, shape.num_videos, shape.guided, measures.split_guidance, dtype, device)
+    parts["steps"] = replace(step, work=step.work * shape.steps)
+    groups = shape.num_videos if measures.slicing else 1
+    decoding = measure_decoding(variant, size, shape.num_videos // groups, measures.tile, dtype, device)
+    parts["decode"] = replace(decoding, work=decoding.work * groups)
+
+    # A network that encodes and decodes is one network.
+    all_weights = sum(parts[name].weights for name in parts if name != "source")
+    held = _sampling_bytes(variant, shape, dtype) + _frames_bytes(variant, shape, device)
+    for name, part in parts.items():
+        weights = part.weights if measures.offload else all_weights
+        yield Phase(
+            name=name,
+            memory=weights + part.activations + held,
+            weights=weights,
+            mapped=part.mapped,
+            work=part.work,
+            seconds=None,
+        )
+
+
+def _sampling_bytes(variant: Variant, shape: RunShape, dtype: torch.dtype) -> int:
+    """What a run holds from its beginning to its end: the state and what the network is told."""
+    size, config = shape.geometry, variant.transformer
+    state = config.out_channels * size.latent_frames * size.rows * size.columns * torch.float32.itemsize
+    text = config.text_tokens * config.text_width * dtype.itemsize * (2 if shape.guided else 1)
+    return shape.num_videos * (STATES * state + text)
+
+
+def _frames_bytes(variant: Variant, shape: RunShape, device: torch.device) -> int:
+    """Frames as uint8, where the device's memory is the host's: those of the result, and of a video to begin from."""
+    if device.type not in SHARED_MEMORY:
+        return 0
+    size = shape.geometry
+    clip = decoded_frames(size.num_frames, variant.vae.temporal_stride) * size.height * size.width * 3
+    return clip * (shape.num_videos + (shape.source == "video"))
+
+
+def _baseline(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) if is_here(device) else 0
+    return psutil.Process().memory_info().rss
+
+
+def _rates(device: torch.device, dtype: torch.dtype, flops: int, wanted: bool | None) -> Rates | None:
+    if wanted is False or not is_here(device):
+        return None
+    long = flops > LONG_FLOPS.get(device.type, LONG_FLOPS["cuda"])
+    return calibrate(device, dtype) if wanted or long else remembered_rates(device, dtype)
+
+
+def _timed(phase: Phase, rates: Rates) -> Phase:
+    return replace(phase, seconds=rates.seconds(phase.work))
+
+
+def _smaller(variant: Variant, shape: RunShape) -> Iterator[RunShape]:
+    """Less of everything, step by step: one video, fewer frames, smaller pictures."""
+    size, stride = shape.geometry, variant.vae.temporal_stride
+    one = replace(shape, num_videos=1, num_prompts=min(shape.num_prompts, 1))
+    if shape.num_videos > 1:
+        yield one
+    if variant.transformer.position_table == "learned":  # one size, one length
+        return
+    cycle, unit = 2 * stride, variant.vae.spatial_stride * max(variant.transformer.patch_size[1:])
+    for share in (1.0, 0.7, 0.5, 0.25):
+        height, width = (max(round(side * share / unit), 1) * unit for side in (size.height, size.width))
+        for frames in (size.num_frames, size.num_frames // 2 // cycle * cycle + 1, cycle + 1):
+            if frames <= size.num_frames and (share < 1 or frames < size.num_frames):
+                yield replace(one, geometry=geometry(variant, height, width, frames))

@@ -1,0 +1,88 @@
+"""Empty networks and files to networks with weights.
+
+A network is built on the meta device and its weights are assigned from the file, strictly and one tensor at a time:
+nothing is initialised twice, and a failed load leaves nothing half-filled.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from cogworks.errors import WeightsError
+from cogworks.models.text_encoder import TextEncoder
+from cogworks.weights.components import Component
+from cogworks.weights.lazy import Form, M, OnBytes
+from cogworks.weights.mapping import LazyTensor, State
+
+_COMPUTABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+def inspect(network: nn.Module, component: Component, dtype: torch.dtype | None) -> Form:
+    """What `fill` would make; reads headers alone. Arguments and errors are those of `fill`."""
+    tensors = component.tensors(network)
+    dtypes = _dtypes(network, tensors, dtype, component.origin)
+    num_bytes = sum(tensors[name].shape.numel() * found.itemsize for name, found in dtypes.items())
+    return Form(next(network.parameters()).dtype, num_bytes)
+
+
+def fill(
+    network: M,
+    component: Component,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    on_bytes: OnBytes | None = None,
+) -> M:
+    """The network with its weights, in evaluation mode.
+
+    Args:
+        network: on the meta device.
+        dtype: what it is to compute in; None for what is stored.
+        on_bytes: hears how much of the file is read.
+
+    Raises:
+        WeightsError: the file does not fit, or is stored in what nothing computes in.
+    """
+    tensors = component.tensors(network)
+    dtypes = _dtypes(network, tensors, dtype, component.origin)
+    state: dict[str, torch.Tensor] = {}
+    done, total = 0, sum(tensor.num_bytes for tensor in tensors.values())
+    if on_bytes is not None:
+        on_bytes(done, total)
+    for name, tensor in tensors.items():
+        state[name] = tensor.read().to(device, dtypes[name])
+        done += tensor.num_bytes
+        if on_bytes is not None:
+            on_bytes(done, total)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval()
+
+
+def _dtypes(
+    network: nn.Module, tensors: Mapping[str, LazyTensor], dtype: torch.dtype | None, origin: str
+) -> dict[str, torch.dtype]:
+    """What each tensor is to be in memory, to compute in `dtype`. Casts `network`, which is empty."""
+    dtype = dtype or _stored_dtype(tensors)
+    if dtype not in _COMPUTABLE:
+        raise WeightsError(f"{origin} is stored in {dtype}; choose a dtype to compute in")
+    if not isinstance(network, TextEncoder):
+        network.to(dtype)
+        return {name: tensor.dtype for name, tensor in network.state_dict().items()}
+    network.cast(dtype)
+    linears = {f"{path}.weight" for path, module in network.named_modules() if isinstance(module, nn.Linear)}
+    dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+    if dtype not in _NARROW:
+        dtypes |= {name: tensors[name].dtype for name in linears if tensors[name].dtype in _NARROW}
+    return dtypes
+
+
+def _stored_dtype(tensors: State) -> torch.dtype:
+    """The dtype of most numbers: a float16 text encoder keeps a part in float32."""
+    numbers: Counter[torch.dtype] = Counter()
+    for tensor in tensors.values():
+        numbers[tensor.dtype] += tensor.shape.numel()
+    return numbers.most_common(1)[0][0]

@@ -1,0 +1,30 @@
+"""What a model cannot begin from, and which one can."""
+
+from __future__ import annotations
+
+import pytest
+
+from cogworks.config.variants import VARIANTS
+from cogworks.errors import RequestError
+from cogworks.pipelines.request import check_source
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("cogvideox-5b", "cogvideox-5b-i2v begins from one"),
+        ("cogvideox1.5-5b", "cogvideox1.5-5b-i2v begins from one"),
+        ("cogvideox-2b", "cogvideox-5b-i2v and cogvideox1.5-5b-i2v begin from one"),
+    ],
+)
+def test_an_image_for_a_text_to_video_model_names_the_right_one(name: str, other: str) -> None:
+    with pytest.raises(RequestError, match=rf"^{name} is a text-to-video model and cannot .*; {other}$"):
+        check_source(VARIANTS[name], object(), None)
+    check_source(VARIANTS[name], None, object())
+
+
+@pytest.mark.parametrize("name", ["cogvideox-5b", "cogvideox1.5-5b"])
+def test_no_image_for_an_image_to_video_model_names_the_right_one(name: str) -> None:
+    with pytest.raises(RequestError, match=rf"^{name}-i2v is an image-to-video .*; {name} begins without one$"):
+        check_source(VARIANTS[f"{name}-i2v"], None, None)
+    check_source(VARIANTS[f"{name}-i2v"], object(), None)

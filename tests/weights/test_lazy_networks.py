@@ -1,0 +1,100 @@
+"""Networks that are read at their first use, and a text encoder that is kept in fewer bits than it computes in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cogworks.config.variants import TINY
+from cogworks.errors import WeightsError
+from cogworks.models.text_encoder import TextEncoder
+from cogworks.models.tokenizer import Tokenizer
+from cogworks.models.transformer import Transformer
+from cogworks.models.vae import VAE
+from cogworks.weights.files import open_safetensors
+from cogworks.weights.load import Components, load_components, load_text_encoder
+from cogworks.weights.save import save_pretrained
+from helpers.small_models import small_spiece
+
+VARIANT = replace(
+    TINY,
+    transformer=replace(TINY.transformer, num_layers=1, num_heads=1, head_width=16, text_width=32, time_width=8),
+    vae=replace(TINY.vae, widths=(4, 4, 4, 4)),
+    text_encoder=replace(TINY.text_encoder, width=32, head_width=16, num_heads=2, num_layers=2, mlp_width=48),
+)
+
+
+@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float16, torch.float32], ids=str)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose text encoder is stored in each dtype."""
+    torch.manual_seed(0)
+    place = tmp_path_factory.mktemp("models") / "m"
+    save_pretrained(
+        place,
+        VARIANT,
+        transformer=Transformer(VARIANT.transformer),
+        vae=VAE(VARIANT.vae),
+        text_encoder=TextEncoder(VARIANT.text_encoder).cast(request.param),
+        tokenizer=Tokenizer(small_spiece()),
+    )
+    return place
+
+
+@pytest.fixture
+def components(folder: Path) -> Components:
+    return load_components(folder, dtype=torch.float32)
+
+
+@torch.no_grad()
+def test_weights_kept_as_stored_give_the_same_numbers(folder: Path, components: Components) -> None:
+    """Bitwise those of weights that are widened when they are read."""
+    kept = load_text_encoder(components.folder, components.variant, dtype=torch.float32)
+    widened = load_text_encoder(components.folder, components.variant, dtype=torch.float32).float()
+    ids = components.tokenizer.encode(["a red circle", ""], 8)
+    result = kept(ids)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, widened(ids))
+    stored = open_safetensors(folder / "text_encoder" / "model.safetensors")["shared.weight"].dtype
+    assert kept.blocks[1].mlp.gate.weight.dtype == stored
+    assert kept.embed.weight.dtype == kept.blocks[1].norm1.weight.dtype == torch.float32
+    if stored != torch.float32:  # negative control: computing in what is stored gives other numbers
+        narrow = load_text_encoder(components.folder, components.variant, dtype=stored)
+        assert (narrow(ids).float() - result).abs().max() > 1e-4
+
+
+def test_a_form_is_what_the_network_will_be(components: Components) -> None:
+    for network in components.networks:
+        form, found = network.form, list(network.get().parameters())
+        assert form.num_bytes == sum(parameter.nbytes for parameter in found)
+        assert form.dtype == torch.float32
+    assert components.text_dtype == components.dtype == torch.float32
+
+
+def test_a_text_encoder_may_compute_in_another_dtype(folder: Path) -> None:
+    components = load_components(folder, dtype=torch.float32, text_dtype=torch.bfloat16)
+    assert (components.dtype, components.text_dtype) == (torch.float32, torch.bfloat16)
+    assert {parameter.dtype for parameter in components.text_encoder.parameters()} == {torch.bfloat16}
+
+
+def test_a_network_is_dropped_unless_somebody_has_it(components: Components) -> None:
+    network = components.networks.vae
+    first = network.get()
+    assert network.get() is first
+    assert network.drop()
+    assert not network.loaded
+    assert components.vae is network.get()
+    assert not network.drop()
+    assert components.vae is network.get()
+
+
+def test_a_file_that_vanished_is_missed_when_it_is_read(components: Components, folder: Path, tmp_path: Path) -> None:
+    components.networks.vae.drop()
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    path.rename(tmp_path / "away")
+    with pytest.raises(WeightsError, match="has no weights"):
+        components.networks.vae.get()
+    (tmp_path / "away").rename(path)
+    components.networks.vae.get()
