@@ -27,6 +27,14 @@ Run = Callable[..., Any]
 PROMPT = "a red circle moves right"
 
 
+def test_a_folder_of_frames_is_made_again_from_its_recipe(run: Run, model: str) -> None:
+    ran = run("generate", PROMPT, "--model", model, "--seed", 3, "-o", "frames/%02d.png", "--resumable")
+    assert (ran.code, ran.out) == (0, "frames/%02d.png\n"), ran.err
+    assert sorted(path.name for path in Path().rglob("*")) == sorted(["frames", *(f"{i:02d}.png" for i in range(9))])
+    again = run("replay", "frames/%02d.png", "-o", "again.gif")
+    assert "the pixels are equal" in again.err
+
+
 @pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
 def test_writes_the_file_and_prints_its_path_alone(run: Run, model: str, name: str) -> None:
     ran = run("generate", PROMPT, "--model", model, "--seed", 3, "-o", name)
@@ -40,7 +48,13 @@ def test_writes_the_file_and_prints_its_path_alone(run: Run, model: str, name: s
 def test_one_line_a_phase_where_stderr_is_no_terminal(run: Run, model: str) -> None:
     ran = run("generate", PROMPT, "--model", model, "--seed", 3)
     lines = ran.err.splitlines()
-    assert lines[:5] == ["loading, 1 MB", "reading the prompt", "sampling, 2 steps", "decoding, 3 latent frames", "writing"]
+    assert lines[:5] == [
+        "loading, 1 MB",
+        "reading the prompt",
+        "sampling, 2 steps",
+        "decoding, 3 latent frames",
+        "writing",
+    ]
     assert len(lines) == 6
     assert "\x1b" not in ran.err
 
@@ -138,12 +152,27 @@ def test_an_interrupted_run_goes_on_to_the_same_pixels(run: Run, model: str, mon
     monkeypatch.setattr(Denoiser, "__call__", interrupted_at_the_eighth)
     stopped = run(*common, "-o", "out.gif", "--resumable")
     assert (stopped.code, stopped.out) == (130, "")
-    assert "stopped at step 7 of 12; the same command with --seed 3 goes on from there" in stopped.err
+    assert "stopped at step 7 of 12; the same command with --seed 3 goes on from what is kept in .out.gif.resume" in (
+        stopped.err
+    )
     assert not Path("out.gif").exists()
     assert run(*common, "-o", "out.gif", "--resumable").code == 0
     assert len(calls) == 8 + 12 - 5  # the state was kept after the fifth step
     np.testing.assert_array_equal(read_video("whole.gif").frames, read_video("out.gif").frames)
     assert sorted(path.name for path in Path().iterdir()) == ["out.gif", "whole.gif"]
+
+
+def test_a_run_that_takes_long_is_resumable_by_itself(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Execution, "decode", interrupted)
+    for seconds, kept in ((599.0, []), (601.0, [".out.gif.resume"])):
+        monkeypatch.setattr("cogworks.pipelines.planning.plan.Plan.seconds", seconds)
+        ran = run("generate", PROMPT, "--model", model, "--seed", 3, "-o", "out.gif")
+        assert ran.code == 130
+        assert ("the state of sampling is kept" in ran.err) == bool(kept)
+        assert [path.name for path in Path().iterdir()] == kept
 
 
 def test_a_file_that_cannot_be_written_costs_no_sampling(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +294,7 @@ def test_ctrl_c_leaves_with_130_and_nothing_else(run: Run, model: str, monkeypat
     ran = run("generate", PROMPT, "--model", model, "-o", "out.mp4")
     assert (ran.code, ran.out) == (130, "")
     assert ran.err.splitlines()[-1] == "interrupted"
-    assert "nothing was written. The same command with --seed" in ran.err
+    assert "nothing was written. With --resumable, the same command with --seed" in ran.err
     assert list(Path().iterdir()) == []
 
 

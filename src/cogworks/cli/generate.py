@@ -38,8 +38,8 @@ def generate(
 
     Args:
         prompt: What the video should show; - reads it from standard input, @FILE from a file.
-        output: A file (.mp4, .webm, .gif, .webp, .png for a contact sheet, %04d.png for a folder of frames), where
-            {prompt}, {seed} and {index} stand for themselves; or a folder for an mp4 named after prompt and seed.
+        output: A file (.mp4, .webm, .gif, .webp, .png for a contact sheet, frames/%04d.png for a folder of frames), in
+            whose name {prompt}, {seed} and {index} are filled in; or a folder for an mp4 named after prompt and seed.
         num: Number of videos, each with the next seed.
         batch: List of jobs instead of a prompt, a line each, as .txt, .jsonl or .csv; what is done already is skipped.
         enhance: Have the prompt rewritten into a long description first, as `settings.yaml` says by whom.

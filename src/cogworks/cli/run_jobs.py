@@ -16,7 +16,7 @@ from cogworks.errors import CogworksError, JobsFailedError, RequestError
 from cogworks.video import check_output, read_metadata
 
 if TYPE_CHECKING:
-    from cogworks.pipelines.job import Made, Prepared
+    from cogworks.pipelines.job import Delivery, Made, Workshop
 
 
 @dataclass(frozen=True)
@@ -68,31 +68,46 @@ def run_jobs(
             if listed is not None:
                 say(f"job {number} of {len(jobs)}")
                 display.again()
-            prepared = None
             try:
-                if isinstance(job, BadJob):
-                    raise RequestError(job.error)
-                prepared = workshop.prepare(job.request, enhance=enhance)
-                if listed is not None and _is_done(job.path, prepared.key):
-                    say(f"{job.path} is done already")
-                    continue
-                check_output(job.path, replace=files.force)
-                refuse_existing(job.path, force=files.force)
-                made = workshop.make(prepared, job.path, delivery, display)
-            except CogworksError as error:
+                made = _run(job, workshop, delivery, display, enhance=enhance, skip_done=listed is not None)
+            except (CogworksError, OSError) as error:
                 if listed is None:
                     raise
                 say(f"error: {error}", "error")
                 failures.append(str(error) if isinstance(job, BadJob) else f"{job.path}: {error}")
                 continue
-            except KeyboardInterrupt:
-                _say_how_to_go_on(display, prepared, resumable=files.resumable, in_list=listed is not None)
-                raise
+            if made is None:
+                continue
             report(made, as_json=as_json)
             if files.show:
                 play(made)
     if failures:
         raise JobsFailedError(f"{len(failures)} of {len(jobs)} jobs failed:\n  " + "\n  ".join(failures))
+
+
+def _run(
+    job: Job | BadJob,
+    workshop: Workshop,
+    delivery: Delivery,
+    display: ProgressDisplay,
+    *,
+    enhance: bool,
+    skip_done: bool,
+) -> Made | None:
+    """What a job makes; None where it is done already."""
+    if isinstance(job, BadJob):
+        raise RequestError(job.error)
+    prepared = workshop.prepare(job.request, enhance=enhance)
+    if skip_done and _is_done(job.path, prepared.key):
+        say(f"{job.path} is done already")
+        return None
+    check_output(job.path, replace=delivery.replace)
+    refuse_existing(job.path, force=delivery.replace)
+    try:
+        return workshop.make(prepared, job.path, delivery, display)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(job, display.steps, in_list=skip_done)
+        raise
 
 
 def report(made: Made, *, as_json: bool) -> None:
@@ -124,17 +139,17 @@ def _refuse_twins(jobs: Sequence[Job | BadJob]) -> None:
 def _is_done(path: Path, key: str) -> bool:
     """Whether the file is there and was made for the same request, with the same inputs and weights."""
     try:
-        return path.exists() and VideoRecipe.from_metadata(read_metadata(path), str(path)).key == key
+        return VideoRecipe.from_metadata(read_metadata(path), str(path)).key == key
     except CogworksError:
         return False
 
 
-def _say_how_to_go_on(display: ProgressDisplay, prepared: Prepared | None, *, resumable: bool, in_list: bool) -> None:
-    at = "" if display.steps is None else f" at step {display.steps[0]} of {display.steps[1]}"
-    seed = "" if prepared is None or in_list else f" with --seed {prepared.request.seed}"
-    if resumable:
-        say(f"stopped{at}; the same command{seed} goes on from there")
-    elif in_list:
-        say(f"stopped{at}; the same command goes on with this job, from its beginning (--resumable keeps steps)")
+def _say_how_to_go_on(job: Job, steps: tuple[int, int] | None, *, in_list: bool) -> None:
+    from cogworks.pipelines.job import state_file
+
+    at = "" if steps is None else f" at step {steps[0]} of {steps[1]}"
+    same = "the same command" if in_list else f"the same command with --seed {job.request.seed}"
+    if state_file(job.path).exists():
+        say(f"stopped{at}; {same} goes on from what is kept in {state_file(job.path)}")
     else:
-        say(f"stopped{at}; nothing was written. The same command{seed} and --resumable can be stopped and goes on")
+        say(f"stopped{at}; nothing was written. With --resumable, {same} could go on from there")

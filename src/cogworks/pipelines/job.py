@@ -202,6 +202,13 @@ class Workshop:
         return Made(made, recipe, path, time.monotonic() - started)
 
 
+def state_file(path: Path) -> Path:
+    """Where the state of the run is kept that makes the file `path`: beside it, or beside its folder of frames."""
+    pattern = FramePattern.parse(path)
+    beside = path if pattern is None else pattern.folder
+    return beside.with_name(f".{beside.name}.resume")
+
+
 def _generate(
     pipeline: Pipeline,
     request: GenerationRequest,

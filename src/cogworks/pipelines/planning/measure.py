@@ -42,12 +42,14 @@ class Part:
         weights: bytes of the network.
         mapped: bytes of its file that may be in memory beside, because they are there in another form; the system
             takes them back when it needs them.
-        activations: most bytes held at once beyond the weights, what goes in and comes out included.
+        alive: most bytes of tensors at once beyond the weights, what goes in and comes out included.
+        activations: what a process holds for them: on a CPU its allocator keeps some besides.
         work: of the whole part.
     """
 
     weights: int
     mapped: int
+    alive: int
     activations: int
     work: Work
 
@@ -63,7 +65,7 @@ def measure_text(variant: Variant, prompts: int, dtype: torch.dtype, device: tor
                 module.to(stored)
     with _dry_run(network, device) as meter:
         network(_meta((prompts, variant.transformer.text_tokens), torch.int64))
-    return _part(network, meter.held, meter.work, stored)
+    return _part(network, meter, meter.work, stored)
 
 
 @lru_cache(maxsize=64)
@@ -93,7 +95,7 @@ def measure_step(
     step = NoiseSchedule(variant.schedule).steps(1)[0]
     with _dry_run(network, device) as meter:
         denoise(state, step)
-    return _part(network, meter.held, meter.work, _stored(variant))
+    return _part(network, meter, meter.work, _stored(variant))
 
 
 @lru_cache(maxsize=256)
@@ -108,7 +110,7 @@ def measure_decoding(
     with _dry_run(network, device) as meter:
         done = [Work()]
         codec.decode(network, latents, Measures(tile=tile), lambda piece: done.append(meter.work), ignore)
-    return _part(network, meter.held, _repeated(done, len(pieces)), _stored(variant))
+    return _part(network, meter, _repeated(done, len(pieces)), _stored(variant))
 
 
 @lru_cache(maxsize=64)
@@ -123,14 +125,13 @@ def measure_encoding(
     """Encoding one image, or one video of `num_frames`."""
     network = empty_vae(variant).to(dtype)
     pieces = encode_chunks(num_frames, "chunked", variant.vae.temporal_stride)
-    done, peak = [Work()], 0
+    done = [Work()]
     for count in range(1, min(len(pieces), 2) + 1):
         frames = np.broadcast_to(np.uint8(0), (sum(pieces[:count]), size.height, size.width, 3))
         with _dry_run(network, device) as meter:
             codec.encode(network, frames, Measures(tile=tile))
         done.append(meter.work)
-        peak = max(peak, meter.held)
-    return _part(network, peak, _repeated(done, len(pieces)), _stored(variant))
+    return _part(network, meter, _repeated(done, len(pieces)), _stored(variant))
 
 
 @contextmanager
@@ -144,12 +145,12 @@ def _repeated(done: list[Work], pieces: int) -> Work:
     return done[-1] + (done[-1] - done[-2]) * (pieces - len(done) + 1)
 
 
-def _part(network: nn.Module, activations: int, work: Work, stored: torch.dtype) -> Part:
+def _part(network: nn.Module, meter: Meter, work: Work, stored: torch.dtype) -> Part:
     weights = sum(weight.numel() * weight.element_size() for weight in network.parameters())
     # What is stored in another dtype is converted, and what is stored in pieces is joined; the rest is the file itself.
     joined = {id(w) for module in network.modules() if isinstance(module, StackedLinear) for w in module.parameters()}
     mapped = sum(w.numel() for w in network.parameters() if w.dtype != stored or id(w) in joined) * stored.itemsize
-    return Part(weights, mapped, activations, work)
+    return Part(weights, mapped, meter.peak, meter.held, work)
 
 
 def _stored(variant: Variant) -> torch.dtype:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from cogworks.pipelines.planning.heap import GAPS, Heap, is_glibc
+from cogworks.pipelines.planning.heap import Heap, is_glibc
 from cogworks.pipelines.planning.results import Form, result_forms
 from cogworks.pipelines.planning.workspace import workspace_bytes
 
@@ -162,7 +162,7 @@ class Meter(TorchDispatchMode):
     @property
     def held(self) -> int:
         """Most bytes that a process would have held: `peak`, with what its allocator keeps besides."""
-        return self.peak if self.heap is None else int(self.heap.peak * GAPS)
+        return self.peak if self.heap is None else self.heap.peak
 
     def _count(self, work: Work, workspace: int) -> None:
         self.work += work
