@@ -112,7 +112,7 @@ def test_where(run: Run, cache: Path) -> None:
 def test_where_of_what_is_not_here(run: Run) -> None:
     ran = run("models", "where", "cogvideox-5b")
     assert (ran.code, ran.out) == (2, "")
-    assert "THUDM/CogVideoX-5b is not in the local cache and only local files were allowed" in ran.err
+    assert "cogvideox-5b is not on this machine: cogworks models download cogvideox-5b" in ran.err
 
 
 def test_download_of_what_is_bundled(run: Run) -> None:

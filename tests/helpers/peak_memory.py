@@ -1,8 +1,8 @@
-"""A process that generates one video and prints how much memory each phase took beyond what it held before.
+"""A process that runs one part of a run and prints how much memory that took, beside what the plan says.
 
-Run as `python peak_memory.py FOLDER REQUEST MEASURES`, the latter two as JSON. Prints, as one JSON object: `phases`,
-the peak of each in bytes; `planned`, what the plan of the same run says of each. Linux alone: the peak is reset between
-phases by writing to /proc/self/clear_refs.
+Run as `python peak_memory.py PART HEIGHT WIDTH FRAMES`, PART being "step" (one transformer pass, batch 2), "decode" or
+"run" (a whole run of one step, planned by `plan_run`). Prints one JSON object in bytes: `measured`; `alive` and `held`
+as planned, of the tensors and of the process. For Linux: the peak is reset by writing to /proc/self/clear_refs.
 """
 
 from __future__ import annotations
@@ -11,18 +11,45 @@ import ctypes
 import gc
 import json
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import cogworks
 from cogworks.config.measures import Measures
-from cogworks.pipelines.geometry import geometry
+from cogworks.config.variants import TINY
+from cogworks.models.text_encoder import TextEncoder
+from cogworks.models.tokenizer import Tokenizer
+from cogworks.models.transformer import Transformer
+from cogworks.models.vae import VAE
+from cogworks.pipelines import codec
+from cogworks.pipelines.geometry import Geometry, geometry
+from cogworks.pipelines.planning.measure import measure_decoding, measure_step
 from cogworks.pipelines.planning.plan import plan_run
 from cogworks.pipelines.planning.shape import RunShape
-from cogworks.pipelines.progress import Progress
-from cogworks.video import Video
+from cogworks.pipelines.progress import ignore
+from cogworks.weights.save import save_pretrained
+from helpers.small_models import small_spiece
+
+MEDIUM = replace(
+    TINY,
+    name="medium",
+    transformer=replace(
+        TINY.transformer,
+        num_layers=4,
+        num_heads=8,
+        head_width=64,
+        in_channels=16,
+        out_channels=16,
+        text_width=256,
+        text_tokens=64,
+    ),
+    vae=replace(TINY.vae, widths=(32, 64, 64, 128), latent_channels=16, layers_per_block=2, norm_groups=8),
+    text_encoder=replace(TINY.text_encoder, width=256, head_width=32, num_heads=8, mlp_width=512),
+)
+CPU = torch.device("cpu")
 
 
 def resident(line: str) -> int:
@@ -31,64 +58,72 @@ def resident(line: str) -> int:
     return int(text.split(f"{line}:")[1].split()[0]) * 1024
 
 
-def reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def warm_up(folder: str) -> None:
-    """Load the code that a run needs: it is the process's, not the run's. What the small run held is given back."""
-    pipeline = cogworks.load(folder, device="cpu", measures=Measures())
-    pipeline.generate("a red circle", seed=0, height=32, width=32, num_frames=1, num_inference_steps=1)
-    del pipeline
+def settle() -> int:
+    """Begin to measure: what is held now, with nothing that could be given back."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
 
 
+def measure_part(part: str, size: Geometry) -> dict[str, int]:
+    """A part alone, its network and its input being there already; a small pass before loads the code."""
+    state = torch.randn(1, 16, size.latent_frames, size.rows, size.columns)
+    if part == "decode":
+        vae = VAE(MEDIUM.vae)
+
+        def work(state: torch.Tensor) -> None:
+            codec.decode(vae, state, Measures(), lambda piece: None, ignore)
+
+        planned = measure_decoding(MEDIUM, size, 1, None, torch.float32, CPU)
+    else:
+        transformer = Transformer(MEDIUM.transformer)
+
+        def work(state: torch.Tensor) -> None:
+            transformer(torch.cat([state, state]), torch.zeros(2, dtype=torch.int64), torch.randn(2, 64, 256))
+
+        planned = measure_step(MEDIUM, size, 1, True, False, torch.float32, CPU)
+    work(state[..., :4, :4].contiguous())
+    held = settle()
+    work(state)
+    return {"measured": resident("VmHWM") - held, "alive": planned.alive, "held": planned.activations}
+
+
+def measure_run(size: Geometry) -> dict[str, int]:
+    """A whole run from files, networks included; a small run before loads the code."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(
+            f"{folder}/medium",
+            MEDIUM,
+            transformer=Transformer(MEDIUM.transformer),
+            vae=VAE(MEDIUM.vae),
+            text_encoder=TextEncoder(MEDIUM.text_encoder),
+            tokenizer=Tokenizer(small_spiece()),
+        )
+        shape = RunShape(geometry=size, num_videos=1, num_prompts=1, guided=True, steps=1)
+        plan = plan_run(
+            MEDIUM, shape, device=CPU, dtype=torch.float32, text_dtype=torch.float32, budget=2**40, seconds=False
+        )
+
+        def generate(height: int, width: int, frames: int) -> None:
+            pipeline = cogworks.load(f"{folder}/medium", device="cpu", measures=plan.measures)
+            pipeline.generate(
+                "a red circle", seed=0, height=height, width=width, num_frames=frames, num_inference_steps=1
+            )
+
+        generate(32, 32, 1)
+        held = settle()
+        generate(size.height, size.width, size.num_frames)
+    return {"measured": resident("VmHWM") - held, "alive": plan.peak, "held": plan.peak}
+
+
+@torch.no_grad()
 def main() -> None:
-    folder, request, measures = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
-    measures = Measures(**{**measures, "tile": tuple(measures["tile"]) if measures.get("tile") else None})
+    part, (height, width, frames) = sys.argv[1], map(int, sys.argv[2:])
     torch.set_num_threads(1)
-    video = request.pop("video_frames", None)
-    if video is not None:
-        frames = np.zeros((video, request["height"], request["width"], 3), np.uint8)
-        request["video"] = Video(frames, 8.0)
-    warm_up(folder)
-    held = resident("VmRSS")
-    pipeline = cogworks.load(folder, device="cpu", measures=measures)
-    peaks: dict[str, int] = {}
-
-    def listen(progress: Progress) -> None:
-        if progress.phase == "load":
-            return
-        if progress.done == 0:
-            reset_peak()
-        elif progress.done == progress.total:
-            peaks[progress.phase] = resident("VmHWM") - held
-
-    pipeline.generate("a red circle", seed=0, on_progress=listen, **request)
-    size = geometry(pipeline.variant, request["height"], request["width"], request["num_frames"])
-    num = request.get("num_videos_per_prompt", 1)
-    guided = request.get("guidance_scale", 6.0) > 1
-    shape = RunShape(
-        geometry=size,
-        num_videos=num,
-        num_prompts=1,
-        guided=guided,
-        steps=request["num_inference_steps"],
-        source="none" if video is None else "video",
-    )
-    plan = plan_run(
-        pipeline.variant,
-        shape,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        text_dtype=torch.float32,
-        budget=10**12,
-        measures=measures,
-        seconds=False,
-    )
-    planned = {phase.name: {"memory": phase.memory, "mapped": phase.mapped} for phase in plan.phases}
-    print(json.dumps({"phases": peaks, "planned": planned}))
+    torch.manual_seed(0)
+    size = geometry(MEDIUM, height, width, frames)
+    print(json.dumps(measure_run(size) if part == "run" else measure_part(part, size)))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def test_overrides_reach_nested_keys() -> None:
     ("override", "message"),
     [
         ("stepz=3", "unknown key 'stepz'; did you mean 'steps'?"),
-        ("data.sise=3", "unknown key 'sise'; did you mean 'size'?"),
-        ("steps=0", "steps: Input should be greater than 0"),
+        ("data.sise=3", "unknown key 'data.sise'; did you mean 'size'?"),
+        ("steps=0", "steps: input should be greater than 0, got 0"),
         ("steps", "an override must look like key=value"),
         ("steps.more=3", "steps is a plain value"),
         ("kind=lora", "kind"),

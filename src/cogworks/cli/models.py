@@ -112,11 +112,14 @@ def where_models(name: str | None = None, /, *, as_json: AsJson = False) -> None
     from cogworks.config.places import cache_folder
     from cogworks.doctor.findings import in_bytes
     from cogworks.weights.hub import hub_cache, size_on_disk
-    from cogworks.weights.source import ASSETS, resolve
+    from cogworks.weights.source import ASSETS
 
     places = {"bundled models": ASSETS, "hub cache": hub_cache(), "cache of Cogworks": cache_folder()}
     if name is not None:
-        places = {name: resolve(name, local_files_only=True).path}
+        _, path = _find(name)
+        if path is None:
+            raise WeightsError(f"{name} is not on this machine: cogworks models download {name}")
+        places = {name: path}
     sizes = {what: size_on_disk(path) for what, path in places.items()}
     rows = [{"what": what, "path": str(path), "size": sizes[what]} for what, path in places.items()]
     cells = [(what, in_bytes(sizes[what]), str(path)) for what, path in places.items()]

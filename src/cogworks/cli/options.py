@@ -35,11 +35,11 @@ class Content:
     negative_prompt: str | None = None
     """What the video should not show."""
     frames: int | None = None
-    """Number of frames: 1, 8k or 8k + 1."""
+    """Number of frames: 1, 8k or 8k + 1; the model's own, or the video's, if not given."""
     seconds: float | None = None
     """Length instead of --frames, rounded to frames that the model makes."""
     size: str | None = None
-    """Width and height in pixels, for example 720x480."""
+    """Width and height in pixels, for example 720x480; the model's own if not given."""
     fps: float | None = None
     """Frames per second of the file; the model's motion stays what it is."""
 
@@ -54,9 +54,9 @@ class Settings:
     seed: int | None = None
     """The same seed and settings give the same video. Drawn and reported if not given."""
     steps: int | None = None
-    """Number of sampling steps."""
+    """Number of sampling steps; the model's own if not given."""
     guidance: float | None = None
-    """How strongly the prompt is followed; 1 or less turns guidance off."""
+    """How strongly the prompt is followed; 1 or less turns guidance off; the model's own if not given."""
     dynamic_guidance: bool | None = None
     """Let guidance change with the noise level, as the published 5B models do."""
     sampler: Literal["ddim", "dpm", "dpm-ode", "ddpm"] | None = None

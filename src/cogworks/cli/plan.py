@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cogworks.cli.options import Content, Machine, Settings, given
 from cogworks.cli.terminal import AsJson, result
-from cogworks.errors import RunError
+from cogworks.errors import RequestError, RunError
 
 if TYPE_CHECKING:
     from cogworks.config.measures import Measures
@@ -48,12 +48,15 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
     from cogworks.weights.source import resolve
 
     variant = VARIANTS.get(request.model) or load_variant(resolve(request.model, local_files_only=True))
-    device = choose_device(machine.device)
-    dtype = choose_dtype(machine.dtype) or compute_dtype(getattr(torch, variant.dtype), device)
     budget = None if machine.memory is None else parse_memory(machine.memory)
+    here = machine.device is None or not machine.device.startswith("cuda") or torch.cuda.is_available()
+    if not here and budget is None:
+        raise RequestError("there is no GPU here: say how much memory it has, for example --memory 24GB")
+    device = choose_device(machine.device) if here else torch.device("cuda")
+    dtype = choose_dtype(machine.dtype) or compute_dtype(getattr(torch, variant.dtype), device)
     shape = request_shape(variant, request)
-    made = plan_run(variant, shape, device=device, dtype=dtype, text_dtype=dtype, budget=budget, seconds=True)
-    where = f"{hardware(device)}, {str(dtype).removeprefix('torch.')}"
+    made = plan_run(variant, shape, device=device, dtype=dtype, text_dtype=dtype, budget=budget, seconds=here)
+    where = f"{hardware(device) if here else 'a GPU'}, {str(dtype).removeprefix('torch.')}"
     result(_table(variant.name, where, made), _values(variant.name, where, made), as_json=as_json)
     if not made.fits:
         raise RunError(what_would_fit(variant, made, device=device, dtype=dtype, text_dtype=dtype))
@@ -65,13 +68,13 @@ def _table(model: str, where: str, made: Plan) -> str:
     size = made.shape.geometry
     rows = [("PHASE", "MEMORY", "TFLOP", "TIME")]
     rows += [
-        (phase.name, format_memory(phase.memory), f"{phase.flops / 1e12:.3g}", _duration(phase.seconds))
-        for phase in made.phases
+        (phase.name, format_memory(phase.memory), _tera(phase.flops), _duration(phase.seconds)) for phase in made.phases
     ]
-    rows.append(("peak, total", format_memory(made.peak), f"{made.flops / 1e12:.3g}", _duration(made.seconds)))
+    rows.append(("peak, total", format_memory(made.peak), _tera(made.flops), _duration(made.seconds)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    fits = f"it may hold {format_memory(made.budget)}: it {'fits' if made.fits else 'does not fit'}"
+    how = describe_measures(made.measures)
+    fits = f"it fits {how}" if made.fits else f"it does not fit, even {how}"
     return "\n".join(
         [
             f"{model}: {size.num_frames} frames of {size.width}x{size.height}, {made.shape.steps} steps",
@@ -79,7 +82,7 @@ def _table(model: str, where: str, made: Plan) -> str:
             "",
             *lines,
             "",
-            f"{fits} {describe_measures(made.measures)}",
+            f"it may hold {format_memory(made.budget)}: {fits}",
         ]
     )
 
@@ -99,6 +102,12 @@ def describe_measures(measures: Measures) -> str:
         height, width = measures.tile
         done.append(f"the VAE in tiles of {width}x{height}, which changes pixels a little")
     return "with " + ", ".join(done) if done else "as it is"
+
+
+def _tera(flops: int) -> str:
+    """Two digits at least, and none that mean nothing."""
+    tera = flops / 1e12
+    return f"{tera:,.0f}" if tera >= 100 else f"{tera:.2g}"
 
 
 def _duration(seconds: float | None) -> str:

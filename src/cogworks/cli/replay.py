@@ -36,7 +36,7 @@ def replay(
     Args:
         file: A video made by `cogworks generate`.
         prompt: Another prompt.
-        output: The new file; `NAME-replay` beside the old one if not given.
+        output: The new file; NAME-replay beside the old one if not given.
         as_json: Print JSON: the result on standard output, progress as events on standard error.
     """
     from cogworks.cli.run_jobs import play, report
@@ -49,7 +49,7 @@ def replay(
     changes = given(content, settings)
     if prompt is not None:
         changes |= {"prompt": prompt, "short_prompt": None}
-    path = output or file.with_name(f"{file.stem}-replay{file.suffix}")
+    path = output or _beside(file)
     check_output(path, replace=files.force)
     refuse_existing(path, force=files.force)
     delivery = files.delivery()
@@ -71,6 +71,15 @@ def replay(
         play(made)
     if not changes:
         _compare(old, made.recipe)
+
+
+def _beside(file: Path) -> Path:
+    """A new name beside a file, or beside the folder of frames that `file` or its parent is."""
+    if file.is_dir():
+        return file.with_name(f"{file.name}-replay") / "%04d.png"
+    if "%" in file.name:
+        return file.parent.with_name(f"{file.parent.name}-replay") / file.name
+    return file.with_name(f"{file.stem}-replay{file.suffix}")
 
 
 def _changed(request: GenerationRequest, changes: dict[str, Any]) -> GenerationRequest:

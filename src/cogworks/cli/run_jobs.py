@@ -65,8 +65,8 @@ def run_jobs(
     failures: list[str] = []
     with ProgressDisplay() as display:
         for number, job in enumerate(jobs, start=1):
-            if listed is not None:
-                say(f"job {number} of {len(jobs)}")
+            if len(jobs) > 1:
+                say(f"video {number} of {len(jobs)}")
                 display.again()
             try:
                 made = _run(job, workshop, delivery, display, enhance=enhance, skip_done=listed is not None)
@@ -114,7 +114,8 @@ def report(made: Made, *, as_json: bool) -> None:
     """Print the path of a result on stdout and what it took on stderr."""
     video, request = made.video, made.recipe.request
     seconds = round(made.seconds, 1)
-    say(f"{video.num_frames} frames of {video.width}x{video.height} in {seconds} s, seed {request.seed}")
+    frames = "1 frame" if video.num_frames == 1 else f"{video.num_frames} frames"
+    say(f"{frames} of {video.width}x{video.height} in {seconds} s, seed {request.seed}")
     values = {"path": str(made.path), "seconds": seconds, **made.recipe.model_dump(mode="json")}
     result(str(made.path), values, as_json=as_json)
 

@@ -32,6 +32,13 @@ _PHASES = {
     "decode": ("decoding", "latent frames"),
     "write": ("writing", ""),
 }
+
+
+def _counted(unit: str, number: int) -> str:
+    """The unit after a number: one step, two steps."""
+    return unit[:-1] if number == 1 and unit.endswith("s") else unit
+
+
 # Seconds that the speed of a bar is averaged over: one step of a large model may take a minute.
 SPEED_WINDOW_SECONDS = 600.0
 
@@ -57,9 +64,12 @@ def result(text: str, values: Mapping[str, object], *, as_json: bool) -> None:
 
 def refuse_existing(path: Path, *, force: bool) -> None:
     """Raise RequestError if `path` exists and may not be replaced."""
+    from cogworks.video.folder import FramePattern
+
     if path.is_dir():
         raise RequestError(f"{path} is a folder, and a file is to be written")
-    if path.exists() and not force:
+    pattern = FramePattern.parse(path)
+    if (path.exists() if pattern is None else pattern.folder.is_dir() and pattern.files()) and not force:
         raise RequestError(f"{path} is already there; --force replaces it, --output chooses another name")
 
 
@@ -104,6 +114,7 @@ class ProgressDisplay:
         self._bars = bars if console.is_terminal and not _events else None
         self._started: dict[str, TaskID | None] = {}
         self._began: dict[str, tuple[float, int]] = {}  # when a phase began, and with how much done
+        self._sent: tuple[str, int] | None = None  # the phase and its percent of the last event
         self.steps: tuple[int, int] | None = None  # sampling steps that are done, and all there are
 
     def __enter__(self) -> Self:
@@ -136,13 +147,13 @@ class ProgressDisplay:
         elif self._bars is None:
             if label not in self._started:
                 self._started[label] = None
-                say(f"{label}, {total} {unit}" if unit else label)
+                say(f"{label}, {total} {_counted(unit, total)}" if unit else label)
         else:
             task = self._started.get(label)
             if task is None:
                 # A single thing has no time left to tell: its bar moves to and fro until it is done.
                 task = self._started[label] = self._bars.add_task(label, total=total if unit else None, count="")
-            count = f"{done}/{total} {unit}" if unit else ""
+            count = f"{done}/{total} {_counted(unit, total)}" if unit else ""
             self._bars.update(task, completed=done, total=total if done else None, count=count)
 
     def again(self) -> None:
@@ -154,6 +165,10 @@ class ProgressDisplay:
         self._started.clear()
 
     def _send(self, phase: str, done: int, total: int) -> None:
+        percent = phase, 100 * done // max(total, 1)
+        if percent == self._sent:
+            return
+        self._sent = percent
         began, first = self._began.setdefault(phase, (time.monotonic(), done))
         share = (total - done) / (done - first) if done > first else None
         left = None if share is None else round((time.monotonic() - began) * share, 1)

@@ -12,8 +12,9 @@ class Measures:
     Attributes:
         offload: text encoder, transformer and VAE are in memory one after the other, each while it works. On an
             accelerator the others wait on the host; on a CPU they are read again from their files. Same pixels.
-        split_guidance: the two halves of guidance pass through the transformer one after the other. Same pixels.
-        slicing: the videos of a batch pass through the VAE one after the other. Same pixels.
+        split_guidance: the two halves of guidance pass through the transformer one after the other. Same pixels, up to
+            the rounding of a matrix product, which depends on its number of rows.
+        slicing: the videos of a batch pass through the VAE one after the other. Same pixels, up to the same rounding.
         tile: height and width in pixels of the tiles that the VAE works in; None for whole pictures. Blended where
             tiles overlap, so the pixels are close to those of whole pictures, and not equal.
     """
@@ -25,5 +26,5 @@ class Measures:
 
     @property
     def exact(self) -> bool:
-        """Whether the pixels are those of a run without measures."""
+        """Whether the result is that of a run without measures, but for rounding."""
         return self.tile is None

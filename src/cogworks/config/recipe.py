@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cogworks.config.validation import explain
 from cogworks.errors import RecipeError
 
 
@@ -111,8 +111,7 @@ class TransformerRecipe(_Recipe):
         return self
 
 
-Recipe = Annotated[VAERecipe | TransformerRecipe, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[VAERecipe | TransformerRecipe] = TypeAdapter(Recipe)
+_KINDS: dict[str, type[VAERecipe] | type[TransformerRecipe]] = {"vae": VAERecipe, "transformer": TransformerRecipe}
 
 
 def load_recipe(path: Path, overrides: list[str]) -> VAERecipe | TransformerRecipe:
@@ -141,10 +140,15 @@ def load_recipe(path: Path, overrides: list[str]) -> VAERecipe | TransformerReci
 
 def parse_recipe(values: dict[str, Any], name: str) -> VAERecipe | TransformerRecipe:
     """Validate recipe values; `name` is what error messages call them."""
+    kind = _KINDS.get(str(values.get("kind")))
+    if kind is None:
+        raise RecipeError(f"{name}: kind must be one of {', '.join(_KINDS)}, got {values.get('kind')!r}")
     try:
-        return _ADAPTER.validate_python(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"{name}: {_explain(error)}") from None
+        in_data = "data" in error.errors(include_url=False)[0]["loc"]
+        known = list((ShapesData if in_data else kind).model_fields)
+        raise RecipeError(f"{name}: {explain(error, known)}") from None
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -153,15 +157,3 @@ def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
         if not isinstance(values, dict):
             raise RecipeError(f"{'.'.join(keys)} does not exist: {key} is a plain value")
     values[keys[-1]] = value
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden":
-        kind = VAERecipe if "vae" in location[:1] else TransformerRecipe
-        known = list(ShapesData.model_fields if "data" in location else kind.model_fields)
-        nearest = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known keys are {', '.join(known)}"
-        return f"unknown key {location[-1]!r}{hint}"
-    return f"{'.'.join(location[1:] or location) or 'recipe'}: {first['msg']}"

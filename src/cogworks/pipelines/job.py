@@ -180,7 +180,7 @@ class Workshop:
             log.info("this takes about %.0f minutes: the state of sampling is kept, to go on from", expected / 60)
         pipeline.load_networks(shape, on_progress)
         checkpoint = RunCheckpoint(
-            _kept_beside(path),
+            state_file(path),
             request_key(request.model_copy(update={"short_prompt": None}), prepared.inputs, prepared.weights),
             *(RESUMABLE if keep else LATENTS_ALONE),
         )
@@ -235,10 +235,3 @@ def _enhanced(request: GenerationRequest) -> GenerationRequest:
     prompt = enhance_prompt(request.prompt, load_settings().enhance, image_to_video=takes_image)
     log.info("the prompt became: %s", prompt)
     return request.model_copy(update={"prompt": prompt})
-
-
-def _kept_beside(path: Path) -> Path:
-    """Where the state of a run is kept: beside the file, and beside a folder of frames rather than in it."""
-    pattern = FramePattern.parse(path)
-    result = path if pattern is None else pattern.folder
-    return result.with_name(f".{result.name}.resume")

@@ -111,7 +111,8 @@ def _measure(device: torch.device, dtype: torch.dtype) -> Rates:
     rows, width = 512 * large, 512 * large
     x, weight = some(rows, width), some(2 * width, width)
     heads = some(1, 8, 512 * large, 64)
-    clip, kernel = some(1, 32 * large, 6, 40, 40), some(32 * large, 32 * large, 3, 3, 3)
+    # Large enough not to fall into torch's slow loop, which small convolutions of one sample take on a CPU.
+    clip, kernel = some(1, 64 * large, 6, 64, 40), some(64 * large, 64 * large, 3, 3, 3)
     many = some(2**22 * large)
     few = some(64)
     seconds = {
@@ -124,7 +125,7 @@ def _measure(device: torch.device, dtype: torch.dtype) -> Rates:
     return Rates(
         matmul=2 * rows * width * 2 * width / seconds["matmul"],
         attention=4 * heads.shape[1] * heads.shape[2] ** 2 * heads.shape[3] / seconds["attention"],
-        convolution=2 * kernel.numel() * 4 * 40 * 40 / seconds["convolution"],
+        convolution=2 * kernel.numel() * 4 * 64 * 40 / seconds["convolution"],
         bandwidth=3 * many.numel() * many.element_size() / seconds["bandwidth"],
         overhead=seconds["overhead"],
     )

@@ -122,15 +122,22 @@ def plan_run(
     """
     if budget is None:
         budget = int(free_memory(device) * SAFE_SHARE)
-    plans = []
-    for chosen in [measures] if measures is not None else ladder(variant, shape):
+    plans: list[Plan] = []
+    rungs = [measures] if measures is not None else list(ladder(variant, shape))
+
+    def describe(chosen: Measures) -> Plan:
+        phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype))
+        return Plan(shape=shape, measures=chosen, phases=phases, budget=budget, baseline=_baseline(device))
+
+    for chosen in rungs:
         if chosen.tile and not any(plan.fits_without_vae for plan in plans):
             break  # tiles help the VAE alone
-        phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype))
-        plans.append(Plan(shape=shape, measures=chosen, phases=phases, budget=budget, baseline=_baseline(device)))
+        plans.append(describe(chosen))
         if plans[-1].fits:
             break
-    plan = plans[-1] if plans[-1].fits else min(plans, key=lambda plan: plan.peak)
+    plan = plans[-1]
+    if not plan.fits:  # then as little as there can be
+        plan = min([*plans, describe(rungs[-1])], key=lambda plan: plan.peak)
     rates = _rates(device, dtype, plan.flops, seconds)
     return plan if rates is None else replace(plan, phases=tuple(_timed(phase, rates) for phase in plan.phases))
 
