@@ -18,7 +18,7 @@ from functools import cache
 THRESHOLD = 32 * 2**20
 """Where the threshold ends up; a run gets there with its first large tensors."""
 ALIGNMENT = 64
-GAPS = 1.12
+GAPS = 1.2
 """Small objects between the blocks keep gaps from closing. The heaps of real processes are larger than what is reckoned
 without them by so much on average, and scatter by a tenth from run to run."""
 

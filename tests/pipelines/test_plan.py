@@ -1,0 +1,163 @@
+"""Plans: which measures they take, what they say of each phase, and how fast they are made."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from cogworks.config.measures import Measures
+from cogworks.config.variants import COGVIDEOX_2B, COGVIDEOX_5B, COGVIDEOX_15_5B, PUBLISHED, TINY, Variant
+from cogworks.pipelines.geometry import geometry
+from cogworks.pipelines.planning import plan as planning
+from cogworks.pipelines.planning.calibration import Rates
+from cogworks.pipelines.planning.plan import Plan, ladder, plan_run, what_would_fit
+from cogworks.pipelines.planning.shape import RunShape, default_shape
+
+CUDA = torch.device("cuda")  # plans are made for devices that are not here
+GB = 10**9
+
+
+def make(variant: Variant, budget: float, shape: RunShape | None = None, **options: Any) -> Plan:
+    dtype = getattr(torch, variant.dtype)
+    options = {"device": CUDA, "seconds": False, **options}
+    return plan_run(
+        variant, shape or default_shape(variant), dtype=dtype, text_dtype=dtype, budget=int(budget * GB), **options
+    )
+
+
+def test_the_first_rung_that_fits_is_taken() -> None:
+    free = make(COGVIDEOX_5B, 80)
+    assert free.measures == Measures()
+    assert free.fits
+    offloaded = make(COGVIDEOX_5B, free.peak / GB - 0.01)
+    assert offloaded.measures == Measures(offload=True)
+    split = make(COGVIDEOX_5B, offloaded.peak / GB - 0.01)
+    assert split.measures == Measures(offload=True, split_guidance=True)
+    assert free.peak > offloaded.peak > split.peak
+
+
+def test_tiles_come_after_what_keeps_the_pixels() -> None:
+    shape = replace(default_shape(COGVIDEOX_2B), guided=False)
+    whole = make(COGVIDEOX_2B, 1000, shape, measures=Measures(offload=True))
+    decode = {phase.name: phase.memory for phase in whole.phases}["decode"]
+    others = max(phase.memory for phase in whole.phases if phase.name != "decode")
+    small = replace(COGVIDEOX_2B, text_encoder=TINY.text_encoder, transformer=replace(COGVIDEOX_2B.transformer))
+    assert decode < others  # the text encoder is the largest: without it the tiles matter
+    plan = make(small, 6, shape)
+    assert plan.measures == Measures(offload=True, tile=(240, 360))
+    assert plan.fits
+    assert not plan.measures.exact
+
+
+def test_the_ladder_leaves_out_what_has_no_effect() -> None:
+    alone = replace(default_shape(TINY), guided=False)
+    assert set(ladder(TINY, alone)) == {Measures(), Measures(offload=True)}  # a picture smaller than the published tile
+    both = list(ladder(TINY, replace(alone, guided=True, num_videos=2)))
+    assert len(both) == len(set(both)) == 8
+    assert both[0] == Measures()
+    large = replace(alone, geometry=geometry(TINY, 256, 256, 17))
+    tiles = [measures.tile for measures in ladder(TINY, large)]
+    assert tiles[:3] == [None, None, (64, 64)]
+
+
+def test_slicing_makes_memory_independent_of_the_number_of_videos() -> None:
+    def decode(videos: int, measures: Measures) -> int:
+        shape = replace(default_shape(TINY), num_videos=videos)
+        plan = make(TINY, 1, shape, measures=measures)
+        return next(phase.memory for phase in plan.phases if phase.name == "decode")
+
+    state = 6 * 24 * 5 * 8 * 8 * 4 + 2 * 32 * 128 * 4  # of one video: six latents and two embeddings
+    grown = decode(4, Measures(slicing=True)) - decode(1, Measures(slicing=True))
+    assert grown == 3 * state
+    assert decode(4, Measures()) - decode(1, Measures()) > 10 * state
+
+
+def test_what_cannot_fit_is_said_with_what_would() -> None:
+    plan = make(COGVIDEOX_15_5B, 16)
+    assert not plan.fits
+    assert plan.measures.split_guidance
+    options = {"device": CUDA, "dtype": torch.bfloat16, "text_dtype": torch.bfloat16}
+    sentence = what_would_fit(COGVIDEOX_15_5B, plan, **options)
+    assert "may hold 16.0 GB; one video of " in sentence
+    assert sentence.endswith(" would fit")
+    hopeless = make(COGVIDEOX_15_5B, 4)
+    assert "no smaller video of cogvideox1.5-5b fits" in what_would_fit(COGVIDEOX_15_5B, hopeless, **options)
+
+
+def test_weights_count_once_and_the_text_encoder_only_for_prompts() -> None:
+    shape = default_shape(COGVIDEOX_5B)
+    plan = make(COGVIDEOX_5B, 80, replace(shape, num_prompts=0))
+    assert [phase.name for phase in plan.phases] == ["steps", "decode"]
+    transformer, vae = 5_570_283_072 * 2, 215_583_907 * 2
+    assert {phase.weights for phase in plan.phases} == {transformer + vae}
+    apart = make(COGVIDEOX_5B, 80, shape, measures=Measures(offload=True))
+    assert [(phase.name, phase.weights) for phase in apart.phases[1:]] == [("steps", transformer), ("decode", vae)]
+
+
+@pytest.mark.parametrize("source", ["image", "video"])
+def test_a_source_is_a_phase(source: Any) -> None:
+    plan = make(TINY, 1, replace(default_shape(TINY), source=source))
+    assert [phase.name for phase in plan.phases] == ["prompt", "source", "steps", "decode"]
+    work = {phase.name: phase.work for phase in plan.phases}["source"]
+    assert work.convolution > 0
+
+
+def test_frames_are_held_where_the_memory_is_the_hosts() -> None:
+    on_gpu, on_cpu = (
+        planning._frames_bytes(TINY, replace(default_shape(TINY), num_videos=3), torch.device(name))
+        for name in ("cuda", "cpu")
+    )
+    assert (on_gpu, on_cpu) == (0, 3 * 17 * 64 * 64 * 3)
+
+
+def test_work_grows_with_steps_and_with_the_length_of_the_clip() -> None:
+    short, long = (make(TINY, 1, replace(default_shape(TINY), steps=steps)) for steps in (10, 20))
+    flops = [{phase.name: phase.flops for phase in plan.phases} for plan in (short, long)]
+    assert flops[1]["steps"] == 2 * flops[0]["steps"]
+    assert flops[1]["decode"] == flops[0]["decode"]
+    lengths = [
+        make(TINY, 1, replace(default_shape(TINY), geometry=geometry(TINY, 64, 64, n))) for n in (17, 25, 33, 41)
+    ]
+    decode = [plan.phases[-1].flops for plan in lengths]
+    assert decode[3] - decode[2] == decode[2] - decode[1] == decode[1] - decode[0]
+    assert len({plan.phases[-1].memory for plan in lengths[1:]}) == 3  # the state alone grows
+    assert lengths[3].phases[-1].memory < 1.05 * lengths[1].phases[-1].memory
+
+
+def test_every_published_model_is_planned_quickly() -> None:
+    begun = time.process_time()
+    plans = [make(variant, 80) for variant in PUBLISHED.values()]
+    assert time.process_time() - begun < 10
+    assert all(plan.fits and plan.measures == Measures() for plan in plans)
+    # 480x720 and 49 frames, of which performance figures are published.
+    flops = {phase.name: phase.flops / 1e12 for phase in plans[0].phases}
+    assert flops["steps"] == pytest.approx(50 * 240, rel=0.01)
+    assert flops["decode"] == pytest.approx(315, rel=0.03)
+
+
+def test_seconds_come_from_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "remembered_rates", lambda device, dtype: Rates(1e12, 1e12, 1e12, 1e12, 1e-6))
+    plan = make(TINY, 1, device=torch.device("cpu"), seconds=None)
+    work = plan.phases[1].work
+    assert plan.phases[1].seconds == pytest.approx((work.flops + work.moved) / 1e12 + work.operations * 1e-6)
+    assert plan.seconds == pytest.approx(sum(phase.seconds or 0 for phase in plan.phases))
+    assert make(TINY, 1, device=torch.device("cpu"), seconds=False).seconds is None
+
+
+def test_free_memory_is_the_budget_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "free_memory", lambda device: 10**9)
+    plan = plan_run(
+        TINY,
+        default_shape(TINY),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        text_dtype=torch.float32,
+        budget=None,
+        seconds=False,
+    )
+    assert plan.budget == int(10**9 * planning.SAFE_SHARE)
+    assert plan.baseline > 0
