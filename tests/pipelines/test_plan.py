@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from cogworks.config.measures import Measures
-from cogworks.config.variants import COGVIDEOX_2B, COGVIDEOX_5B, COGVIDEOX_15_5B, PUBLISHED, TINY, Variant
+from cogworks.config.variants import COGVIDEOX_5B, PUBLISHED, TINY, Variant
 from cogworks.pipelines.geometry import geometry
 from cogworks.pipelines.planning import plan as planning
 from cogworks.pipelines.planning.calibration import Rates
@@ -41,16 +42,15 @@ def test_the_first_rung_that_fits_is_taken() -> None:
 
 
 def test_tiles_come_after_what_keeps_the_pixels() -> None:
-    shape = replace(default_shape(COGVIDEOX_2B), guided=False)
-    whole = make(COGVIDEOX_2B, 1000, shape, measures=Measures(offload=True))
-    decode = {phase.name: phase.memory for phase in whole.phases}["decode"]
-    others = max(phase.memory for phase in whole.phases if phase.name != "decode")
-    small = replace(COGVIDEOX_2B, text_encoder=TINY.text_encoder, transformer=replace(COGVIDEOX_2B.transformer))
-    assert decode < others  # the text encoder is the largest: without it the tiles matter
-    plan = make(small, 6, shape)
-    assert plan.measures == Measures(offload=True, tile=(240, 360))
+    shape = replace(default_shape(TINY), geometry=geometry(TINY, 256, 256, 17))
+    whole = make(TINY, 1, shape, measures=Measures(offload=True, split_guidance=True))
+    plan = make(TINY, (whole.peak - 1) / GB, shape)
+    assert plan.measures == Measures(tile=(64, 64))  # with tiles, nothing else is needed any more
     assert plan.fits
     assert not plan.measures.exact
+    # Where nothing fits it is planned with all measures.
+    none = make(TINY, 0.01, shape)
+    assert (none.fits, none.measures) == (False, Measures(offload=True, split_guidance=True, tile=(64, 64)))
 
 
 def test_the_ladder_leaves_out_what_has_no_effect() -> None:
@@ -77,15 +77,20 @@ def test_slicing_makes_memory_independent_of_the_number_of_videos() -> None:
 
 
 def test_what_cannot_fit_is_said_with_what_would() -> None:
-    plan = make(COGVIDEOX_15_5B, 16)
+    shape = replace(default_shape(TINY), geometry=geometry(TINY, 256, 256, 33), num_videos=2)
+    options = {"device": CUDA, "dtype": torch.float32, "text_dtype": torch.float32}
+    plan = make(TINY, 0.03, shape)
     assert not plan.fits
-    assert plan.measures.split_guidance
-    options = {"device": CUDA, "dtype": torch.bfloat16, "text_dtype": torch.bfloat16}
-    sentence = what_would_fit(COGVIDEOX_15_5B, plan, **options)
-    assert "may hold 16.0 GB; one video of " in sentence
-    assert sentence.endswith(" would fit")
-    hopeless = make(COGVIDEOX_15_5B, 4)
-    assert "no smaller video of cogvideox1.5-5b fits" in what_would_fit(COGVIDEOX_15_5B, hopeless, **options)
+    sentence = what_would_fit(TINY, plan, **options)
+    found = re.fullmatch(
+        r"this run needs .* MB and may hold 30.0 MB; one video of (\d+) frames of (\d+)x(\d+) would fit", sentence
+    )
+    assert found
+    frames, width, height = map(int, found.groups())
+    smaller = replace(default_shape(TINY), geometry=geometry(TINY, height, width, frames))
+    assert make(TINY, 0.03, smaller).fits
+    hopeless = make(TINY, 0.01, shape)
+    assert "no smaller video of tiny fits" in what_would_fit(TINY, hopeless, **options)
 
 
 def test_weights_count_once_and_the_text_encoder_only_for_prompts() -> None:

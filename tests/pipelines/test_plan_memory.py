@@ -50,5 +50,5 @@ def test_a_plan_says_what_a_process_holds() -> None:
 
 @pytest.mark.slow
 def test_the_peak_of_a_whole_run() -> None:
-    found = measure("run", 192, 256, 17)
+    found = measure("run", 384, 512, 1)
     assert found["held"] == pytest.approx(found["measured"], rel=TOLERANCE)

@@ -118,21 +118,25 @@ def _measure(device: torch.device, dtype: torch.dtype) -> Rates:
     seconds = {
         "matmul": _best(lambda: F.linear(x, weight), device),
         "attention": _best(lambda: F.scaled_dot_product_attention(heads, heads, heads), device),
-        "convolution": _best(lambda: F.conv3d(clip, kernel, padding=(0, 1, 1)), device),
         "bandwidth": _best(lambda: many + many, device),
         "overhead": _best(lambda: [few + few for _ in range(100)], device) / 100,
     }
+    matmul = 2 * rows * width * 2 * width / seconds["matmul"]
+    convolution = matmul
+    if device.type != "cpu" or dtype == torch.float32:  # a CPU may take ten seconds for its first in another dtype
+        best = _best(lambda: F.conv3d(clip, kernel, padding=(0, 1, 1)), device)
+        convolution = 2 * kernel.numel() * 4 * 64 * 40 / best
     return Rates(
-        matmul=2 * rows * width * 2 * width / seconds["matmul"],
+        matmul=matmul,
         attention=4 * heads.shape[1] * heads.shape[2] ** 2 * heads.shape[3] / seconds["attention"],
-        convolution=2 * kernel.numel() * 4 * 64 * 40 / seconds["convolution"],
+        convolution=convolution,
         bandwidth=3 * many.numel() * many.element_size() / seconds["bandwidth"],
         overhead=seconds["overhead"],
     )
 
 
 def _best(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest of several runs, after one that does not count."""
+    """Seconds of the fastest of several runs, after one that counts only if it takes longer than all should."""
     best, end = float("inf"), 0.0
     for trial in range(1000):
         begun = time.perf_counter()
@@ -140,10 +144,10 @@ def _best(work: Callable[[], object], device: torch.device) -> float:
         if device.type != "cpu":
             torch.get_device_module(device).synchronize()
         now = time.perf_counter()
-        if trial == 0:
+        if trial == 0 and now - begun < TRIAL_SECONDS:
             end = now + TRIAL_SECONDS
-        else:
-            best = min(best, now - begun)
-        if trial and now > end:
+            continue
+        best = min(best, now - begun)
+        if now > end:
             break
     return best

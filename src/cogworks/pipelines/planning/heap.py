@@ -2,7 +2,7 @@
 
 Its `malloc` maps large blocks one by one and gives them back at once. Blocks below a threshold, which grows to 32 MB as
 larger ones are freed, lie on one heap, in the smallest gap that is large enough; what is freed there stays with the
-process. With tensors of some megabytes that is half as much again as is alive.
+process. With tensors of some megabytes that is half as much again as is alive; with tensors above 32 MB it is nothing.
 
 Source: glibc's malloc/malloc.c (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD in mallopt(3)). Measured against resident memory:
 see tests/pipelines/test_plan_memory.py.
@@ -18,9 +18,12 @@ from functools import cache
 THRESHOLD = 32 * 2**20
 """Where the threshold ends up; a run gets there with its first large tensors."""
 ALIGNMENT = 64
-GAPS = 1.2
+ROOM = 96
+"""A gap has to be larger than a block by this: malloc looks for room to align it. So a block does not fit where one
+of its size was, and the heap grows."""
+GAPS = 1.08
 """Small objects between the blocks keep gaps from closing. The heaps of real processes are larger than what is reckoned
-without them by so much on average, and scatter by a tenth from run to run."""
+without them by so much on average, and scatter by a sixth from run to run."""
 
 
 class Heap:
@@ -28,11 +31,12 @@ class Heap:
 
     Attributes:
         peak: most bytes that the process held for blocks.
+        mapped: bytes of large blocks.
+        most_mapped: most of these since it was last set.
     """
 
     def __init__(self) -> None:
-        self.peak = 0
-        self._mapped = 0
+        self.peak = self.mapped = self.most_mapped = 0
         self._top = self._end = 0  # of the heap; the end is the highest top: what was touched once stays
         self._gaps: list[tuple[int, int]] = []  # (address, size), in order, never touching
         self._blocks: dict[Hashable, tuple[int, int]] = {}  # address, or -1 for a block of its own; size
@@ -42,15 +46,20 @@ class Heap:
         size = -(-size // ALIGNMENT) * ALIGNMENT
         if size >= THRESHOLD:
             self._blocks[key] = (-1, size)
-            self._mapped += size
+            self.mapped += size
         else:
             self._blocks[key] = (self._place(size), size)
-        self.peak = max(self.peak, self._mapped + int(self._end * GAPS))
+        self.rise(0)
+
+    def rise(self, mapped: int) -> None:
+        """For a moment, `mapped` bytes more of large blocks."""
+        self.most_mapped = max(self.most_mapped, self.mapped + mapped)
+        self.peak = max(self.peak, self.mapped + mapped + int(self._end * GAPS))
 
     def release(self, key: Hashable) -> None:
         address, size = self._blocks.pop(key)
         if address < 0:
-            self._mapped -= size
+            self.mapped -= size
             return
         index = bisect(self._gaps, (address, size))
         if index < len(self._gaps) and self._gaps[index][0] == address + size:
@@ -66,7 +75,7 @@ class Heap:
     def _place(self, size: int) -> int:
         """Address of a new block in the smallest gap that holds it, or at the top."""
         index = min(
-            (index for index, gap in enumerate(self._gaps) if gap[1] >= size),
+            (index for index, gap in enumerate(self._gaps) if gap[1] >= size + ROOM),
             key=lambda index: self._gaps[index][1],
             default=None,
         )
@@ -75,8 +84,7 @@ class Heap:
             self._end = max(self._end, self._top)
             return address
         address, room = self._gaps.pop(index)
-        if room > size:
-            self._gaps.insert(index, (address + size, room - size))
+        self._gaps.insert(index, (address + size, room - size))
         return address
 
 

@@ -1,7 +1,7 @@
 """What each part of a run takes, by dry runs of the code that will run.
 
 The networks are built on the meta device, and `Denoiser`, `codec` and the text encoder work on tensors without values
-under a `Meter`. A clip repeats itself after two of the VAE's pieces, so no more are run.
+under a `Meter`.
 
 Letters: B videos, N text tokens, D text width, C latent channels, t latent frames, h w latents.
 """
@@ -21,12 +21,12 @@ from cogworks.config.measures import Measures
 from cogworks.config.variants import Variant
 from cogworks.diffusion.guidance import constant_guidance
 from cogworks.diffusion.schedule import NoiseSchedule
-from cogworks.models.vae_frames import decode_chunks, encode_chunks
 from cogworks.nn.linear import StackedLinear
 from cogworks.pipelines import codec
 from cogworks.pipelines.denoiser import Denoiser
 from cogworks.pipelines.geometry import Geometry
 from cogworks.pipelines.planning.meter import FusedAttention, Meter, Work
+from cogworks.pipelines.planning.repeats import Repeating
 from cogworks.pipelines.progress import ignore
 from cogworks.pipelines.prompts import Branches
 from cogworks.weights.components import empty_text_encoder, empty_transformer, empty_vae
@@ -65,7 +65,7 @@ def measure_text(variant: Variant, prompts: int, dtype: torch.dtype, device: tor
                 module.to(stored)
     with _dry_run(network, device) as meter:
         network(_meta((prompts, variant.transformer.text_tokens), torch.int64))
-    return _part(network, meter, meter.work, stored)
+    return _part(network, meter, stored)
 
 
 @lru_cache(maxsize=64)
@@ -95,7 +95,7 @@ def measure_step(
     step = NoiseSchedule(variant.schedule).steps(1)[0]
     with _dry_run(network, device) as meter:
         denoise(state, step)
-    return _part(network, meter, meter.work, _stored(variant))
+    return _part(network, meter, _stored(variant))
 
 
 @lru_cache(maxsize=256)
@@ -104,13 +104,12 @@ def measure_decoding(
 ) -> Part:
     """Decoding `batch` videos at once."""
     network = empty_vae(variant).to(dtype)
-    pieces = decode_chunks(size.latent_frames - size.pad, "chunked")
-    frames = sum(pieces[:2])
+    frames = size.latent_frames - size.pad
     latents = _meta((batch, variant.vae.latent_channels, frames, size.rows, size.columns), torch.float32)
     with _dry_run(network, device) as meter:
-        done = [Work()]
-        codec.decode(network, latents, Measures(tile=tile), lambda piece: done.append(meter.work), ignore)
-    return _part(network, meter, _repeated(done, len(pieces)), _stored(variant))
+        network.decoder = Repeating(network.decoder, meter)  # type: ignore[assignment]
+        codec.decode(network, latents, Measures(tile=tile), lambda piece: None, ignore)
+    return _part(network, meter, _stored(variant))
 
 
 @lru_cache(maxsize=64)
@@ -124,14 +123,11 @@ def measure_encoding(
 ) -> Part:
     """Encoding one image, or one video of `num_frames`."""
     network = empty_vae(variant).to(dtype)
-    pieces = encode_chunks(num_frames, "chunked", variant.vae.temporal_stride)
-    done = [Work()]
-    for count in range(1, min(len(pieces), 2) + 1):
-        frames = np.broadcast_to(np.uint8(0), (sum(pieces[:count]), size.height, size.width, 3))
-        with _dry_run(network, device) as meter:
-            codec.encode(network, frames, Measures(tile=tile))
-        done.append(meter.work)
-    return _part(network, meter, _repeated(done, len(pieces)), _stored(variant))
+    frames = np.broadcast_to(np.uint8(0), (num_frames, size.height, size.width, 3))
+    with _dry_run(network, device) as meter:
+        network.encoder = Repeating(network.encoder, meter)  # type: ignore[assignment]
+        codec.encode(network, frames, Measures(tile=tile))
+    return _part(network, meter, _stored(variant))
 
 
 @contextmanager
@@ -140,17 +136,12 @@ def _dry_run(network: nn.Module, device: torch.device) -> Iterator[Meter]:
         yield meter
 
 
-def _repeated(done: list[Work], pieces: int) -> Work:
-    """All the work, from what was done in all after none, one and two pieces."""
-    return done[-1] + (done[-1] - done[-2]) * (pieces - len(done) + 1)
-
-
-def _part(network: nn.Module, meter: Meter, work: Work, stored: torch.dtype) -> Part:
+def _part(network: nn.Module, meter: Meter, stored: torch.dtype) -> Part:
     weights = sum(weight.numel() * weight.element_size() for weight in network.parameters())
     # What is stored in another dtype is converted, and what is stored in pieces is joined; the rest is the file itself.
     joined = {id(w) for module in network.modules() if isinstance(module, StackedLinear) for w in module.parameters()}
     mapped = sum(w.numel() for w in network.parameters() if w.dtype != stored or id(w) in joined) * stored.itemsize
-    return Part(weights, mapped, meter.peak, meter.held, work)
+    return Part(weights, mapped, meter.peak, meter.held, meter.work)
 
 
 def _stored(variant: Variant) -> torch.dtype:

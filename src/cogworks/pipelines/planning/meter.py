@@ -74,6 +74,22 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Rise:
+    """What a stretch of work did to a meter.
+
+    Attributes:
+        peak: most bytes above those that were held before.
+        mapped: likewise, of the heap's large blocks.
+        left: bytes that were held more when it was over.
+    """
+
+    peak: int
+    mapped: int
+    left: int
+    work: Work
+
+
+@dataclass(frozen=True)
 class _Effect:
     """What an operation without side effects does, for the next one with the same arguments.
 
@@ -155,14 +171,41 @@ class Meter(TorchDispatchMode):
         workspace = workspace_bytes(func, args, made[0], self.device)
         self._count(work, workspace)
         if key is not None and all(fresh) and all(tensor.is_meta for tensor in made):
-            forms = tuple(Form(tuple(tensor.shape), tensor.stride(), tensor.dtype) for tensor in made)
-            self._effects[key] = _Effect(work, workspace, forms, not isinstance(result, Tensor))
+            seen = tuple(Form(tuple(tensor.shape), tensor.stride(), tensor.dtype) for tensor in made)
+            self._effects[key] = _Effect(work, workspace, seen, not isinstance(result, Tensor))
         return result
 
     @property
     def held(self) -> int:
         """Most bytes that a process would have held: `peak`, with what its allocator keeps besides."""
         return self.peak if self.heap is None else self.heap.peak
+
+    def observe(self, call: Callable[[], Tensor]) -> tuple[Tensor, Rise]:
+        """The result of a call, and what it did."""
+        live, peak, work, heap = self.live, self.peak, self.work, self.heap
+        self.peak = live
+        mapped = most_mapped = 0
+        if heap is not None:
+            mapped, most_mapped = heap.mapped, heap.most_mapped
+            heap.most_mapped = mapped
+        result = call()
+        rise = Rise(
+            peak=self.peak - live,
+            mapped=0 if heap is None else heap.most_mapped - mapped,
+            left=self.live - live,
+            work=self.work - work,
+        )
+        self.peak = max(self.peak, peak)
+        if heap is not None:
+            heap.most_mapped = max(heap.most_mapped, most_mapped)
+        return result, rise
+
+    def repeat(self, rise: Rise) -> None:
+        """Count an observed call once more. What it leaves is the caller's to make."""
+        self.work += rise.work
+        self.peak = max(self.peak, self.live + rise.peak)
+        if self.heap is not None:
+            self.heap.rise(rise.mapped)
 
     def _count(self, work: Work, workspace: int) -> None:
         self.work += work

@@ -7,6 +7,7 @@ run's.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -180,13 +181,17 @@ def what_would_fit(
 ) -> str:
     """One sentence for a plan that does not fit: how much it lacks, and the nearest smaller video that would fit."""
     lacking = f"this run needs {format_memory(plan.peak)} and may hold {format_memory(plan.budget)}"
+
+    def fits(smaller: RunShape) -> bool:
+        phases = _phases(variant, smaller, plan.measures, device, dtype, text_dtype)
+        return all(phase.memory <= plan.budget for phase in phases)
+
     if max(phase.weights for phase in plan.phases) < plan.budget:
-        for smaller in _smaller(variant, plan.shape):
-            phases = _phases(variant, smaller, plan.measures, device, dtype, text_dtype)
-            if all(phase.memory <= plan.budget for phase in phases):
-                size, videos = smaller.geometry, smaller.num_videos
-                count = f"{videos} videos" if videos > 1 else "one video"
-                return f"{lacking}; {count} of {size.num_frames} frames of {size.width}x{size.height} would fit"
+        candidates = _smaller(variant, plan.shape)
+        first = bisect_left(candidates, True, key=fits)
+        if first < len(candidates):
+            size = candidates[first].geometry
+            return f"{lacking}; one video of {size.num_frames} frames of {size.width}x{size.height} would fit"
     return f"{lacking}; no smaller video of {variant.name} fits either: give it more memory or take a smaller model"
 
 
@@ -273,17 +278,16 @@ def _timed(phase: Phase, rates: Rates) -> Phase:
     return replace(phase, seconds=rates.seconds(phase.work))
 
 
-def _smaller(variant: Variant, shape: RunShape) -> Iterator[RunShape]:
-    """Less of everything, step by step: one video, fewer frames, smaller pictures."""
+def _smaller(variant: Variant, shape: RunShape) -> list[RunShape]:
+    """One video, with fewer frames and smaller pictures: the largest first."""
     size, stride = shape.geometry, variant.vae.temporal_stride
-    one = replace(shape, num_videos=1, num_prompts=min(shape.num_prompts, 1))
-    if shape.num_videos > 1:
-        yield one
-    if variant.transformer.position_table == "learned":  # one size, one length
-        return
-    cycle, unit = 2 * stride, variant.vae.spatial_stride * max(variant.transformer.patch_size[1:])
-    for share in (1.0, 0.7, 0.5, 0.25):
-        height, width = (max(round(side * share / unit), 1) * unit for side in (size.height, size.width))
-        for frames in (size.num_frames, size.num_frames // 2 // cycle * cycle + 1, cycle + 1):
+    sizes = [size] if shape.num_videos > 1 else []
+    if variant.transformer.position_table != "learned":  # that one has one size and one length
+        cycle, unit = 2 * stride, variant.vae.spatial_stride * max(variant.transformer.patch_size[1:])
+        counts = {size.num_frames, size.num_frames // 2 // cycle * cycle + 1, cycle + 1}
+        for share, frames in product((1.0, 0.7, 0.5, 0.25), counts):
+            height, width = (max(round(side * share / unit), 1) * unit for side in (size.height, size.width))
             if frames <= size.num_frames and (share < 1 or frames < size.num_frames):
-                yield replace(one, geometry=geometry(variant, height, width, frames))
+                sizes.append(geometry(variant, height, width, frames))
+    sizes.sort(key=lambda size: size.num_frames * size.height * size.width, reverse=True)
+    return [replace(shape, geometry=size, num_videos=1, num_prompts=min(shape.num_prompts, 1)) for size in sizes]

@@ -57,7 +57,7 @@ def _pointwise(tensors: list[Tensor], *, yes_or_no: bool) -> Form:
     full = next((tensor for tensor in tensors if tensor.shape == shape), None)
     if full is None or full.is_contiguous():
         return _plain(shape, dtype)
-    order = sorted(range(len(shape)), key=lambda axis: -full.stride(axis))
+    order = sorted(range(len(shape)), key=full.stride().__getitem__, reverse=True)
     dense = _plain([shape[axis] for axis in order], dtype).strides
     return Form(tuple(shape), tuple(stride for _, stride in sorted(zip(order, dense, strict=True))), dtype)
 
