@@ -1,8 +1,9 @@
 """A process that runs one part of a run and prints how much memory that took, beside what the plan says.
 
-Run as `python peak_memory.py PART HEIGHT WIDTH FRAMES`, PART being "step" (one transformer pass, batch 2), "decode" or
-"run" (a whole run of one step, planned by `plan_run`). Prints one JSON object in bytes: `measured`; `alive` and `held`
-as planned, of the tensors and of the process. For Linux: the peak is reset by writing to /proc/self/clear_refs.
+Run as `python peak_memory.py PART HEIGHT WIDTH FRAMES [BUDGET]`, PART being "step" (one transformer pass, batch 2),
+"decode" or "run" (a whole run of one step, planned by `plan_run`). Prints one JSON object in bytes: `measured`; `alive`
+and `held` as planned, of the tensors and of the process. For Linux: the peak is reset by writing to
+/proc/self/clear_refs.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def measure_part(part: str, size: Geometry) -> dict[str, int]:
     return {"measured": resident("VmHWM") - held, "alive": planned.alive, "held": planned.activations}
 
 
-def measure_run(size: Geometry) -> dict[str, int]:
+def measure_run(size: Geometry, budget: str | None) -> dict[str, int]:
     """A whole run from files, networks included; a small run before loads the code."""
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(
@@ -102,11 +103,18 @@ def measure_run(size: Geometry) -> dict[str, int]:
         )
         shape = RunShape(geometry=size, num_videos=1, num_prompts=1, guided=True, steps=1)
         plan = plan_run(
-            MEDIUM, shape, device=CPU, dtype=torch.float32, text_dtype=torch.float32, budget=2**40, seconds=False
+            MEDIUM,
+            shape,
+            device=CPU,
+            dtype=torch.float32,
+            text_dtype=torch.float32,
+            budget=2**40,
+            tidy=budget is not None,
+            seconds=False,
         )
 
         def generate(height: int, width: int, frames: int) -> None:
-            pipeline = cogworks.load(f"{folder}/medium", device="cpu", measures=plan.measures)
+            pipeline = cogworks.load(f"{folder}/medium", device="cpu", measures=plan.measures, memory=budget)
             pipeline.generate(
                 "a red circle", seed=0, height=height, width=width, num_frames=frames, num_inference_steps=1
             )
@@ -119,11 +127,12 @@ def measure_run(size: Geometry) -> dict[str, int]:
 
 @torch.no_grad()
 def main() -> None:
-    part, (height, width, frames) = sys.argv[1], map(int, sys.argv[2:])
+    part, (height, width, frames) = sys.argv[1], map(int, sys.argv[2:5])
+    budget = sys.argv[5] if len(sys.argv) > 5 else None
     torch.set_num_threads(1)
     torch.manual_seed(0)
     size = geometry(MEDIUM, height, width, frames)
-    print(json.dumps(measure_run(size) if part == "run" else measure_part(part, size)))
+    print(json.dumps(measure_run(size, budget) if part == "run" else measure_part(part, size)))
 
 
 if __name__ == "__main__":

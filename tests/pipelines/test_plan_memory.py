@@ -23,9 +23,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def measure(part: str, height: int, width: int, frames: int, **environment: str) -> dict[str, int]:
+def measure(part: str, height: int, width: int, frames: int, *budget: str, **environment: str) -> dict[str, int]:
     ran = subprocess.run(
-        [sys.executable, str(TESTS / "helpers/peak_memory.py"), part, str(height), str(width), str(frames)],
+        [sys.executable, str(TESTS / "helpers/peak_memory.py"), part, str(height), str(width), str(frames), *budget],
         env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
@@ -45,6 +45,12 @@ def test_a_dry_run_counts_what_is_alive(part: str, height: int, width: int, fram
 def test_a_plan_says_what_a_process_holds() -> None:
     found = measure("step", 320, 512, 17)
     assert found["alive"] < 0.75 * found["measured"]  # without the heap the plan would be wrong
+    assert found["held"] == pytest.approx(found["measured"], rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("height", "width", "frames"), [(192, 256, 1), (64, 96, 17), (160, 160, 9)])
+def test_a_run_with_a_budget_holds_what_its_plan_says(height: int, width: int, frames: int) -> None:
+    found = measure("run", height, width, frames, "8GB")
     assert found["held"] == pytest.approx(found["measured"], rel=TOLERANCE)
 
 

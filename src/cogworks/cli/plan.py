@@ -55,7 +55,16 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
     device = choose_device(machine.device) if here else torch.device("cuda")
     dtype = choose_dtype(machine.dtype) or compute_dtype(getattr(torch, variant.dtype), device)
     shape = request_shape(variant, request)
-    made = plan_run(variant, shape, device=device, dtype=dtype, text_dtype=dtype, budget=budget, seconds=here)
+    made = plan_run(
+        variant,
+        shape,
+        device=device,
+        dtype=dtype,
+        text_dtype=dtype,
+        budget=budget,
+        tidy=budget is not None,
+        seconds=here,
+    )
     where = f"{hardware(device) if here else 'a GPU'}, {str(dtype).removeprefix('torch.')}"
     result(_table(variant.name, where, made), _values(variant.name, where, made), as_json=as_json)
     if not made.fits:

@@ -294,6 +294,7 @@ class Pipeline:
             text_dtype=text_dtype,
             budget=budget,
             measures=self.measures,
+            tidy=self.memory is not None,
         )
         if not plan.fits:
             advice = what_would_fit(self.variant, plan, device=device, dtype=dtype, text_dtype=text_dtype)

@@ -10,6 +10,7 @@ see tests/pipelines/test_plan_memory.py.
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from bisect import bisect, insort
 from collections.abc import Hashable
@@ -18,6 +19,8 @@ from functools import cache
 THRESHOLD = 32 * 2**20
 """Where the threshold ends up; a run gets there with its first large tensors."""
 ALIGNMENT = 64
+EARLY = 2**20
+_M_MMAP_THRESHOLD = -3  # mallopt(3); setting it also stops it from growing
 ROOM = 96
 """A gap has to be larger than a block by this: malloc looks for room to align it. So a block does not fit where one
 of its size was, and the heap grows."""
@@ -86,6 +89,16 @@ class Heap:
         address, room = self._gaps.pop(index)
         self._gaps.insert(index, (address + size, room - size))
         return address
+
+
+def give_back_early() -> None:
+    """Let this process give freed blocks of more than `EARLY` bytes back at once, so that it holds what is alive.
+
+    For a run with a budget: it keeps its plan to a few percent then, and decodes small pictures up to 40 % slower,
+    because memory has to be mapped anew. Does nothing where the C library is another.
+    """
+    if is_glibc():
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, EARLY)
 
 
 @cache

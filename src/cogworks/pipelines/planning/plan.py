@@ -69,6 +69,7 @@ class Plan:
         measures: with which this is so.
         budget: bytes that the run may hold.
         baseline: bytes that the process held when the plan was made; not the run's.
+        tidy: the process gives memory back as soon as it is free (`heap.give_back_early`).
     """
 
     shape: RunShape
@@ -76,6 +77,7 @@ class Plan:
     phases: tuple[Phase, ...]
     budget: int
     baseline: int
+    tidy: bool
 
     @property
     def peak(self) -> int:
@@ -110,6 +112,7 @@ def plan_run(
     text_dtype: torch.dtype,
     budget: int | None,
     measures: Measures | None = None,
+    tidy: bool = False,
     seconds: bool | None = None,
 ) -> Plan:
     """Plan a run. No weights are read and nothing is put on the device, but for the seconds of a calibration.
@@ -118,6 +121,7 @@ def plan_run(
         dtype, text_dtype: what the networks, and the text encoder, compute in.
         budget: bytes that the run may hold on the device; None for what is free there now.
         measures: to describe a run with these; None takes the least costly that fit, or all if none do.
+        tidy: the process gives memory back as soon as it is free, as it does where a budget was set.
         seconds: whether to say how long it takes, which calibrates a device that is not known yet; None does where the
             device is known or the run may take minutes.
     """
@@ -127,8 +131,9 @@ def plan_run(
     rungs = [measures] if measures is not None else list(ladder(variant, shape))
 
     def describe(chosen: Measures) -> Plan:
-        phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype))
-        return Plan(shape=shape, measures=chosen, phases=phases, budget=budget, baseline=_baseline(device))
+        phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype, tidy=tidy))
+        baseline = _baseline(device)
+        return Plan(shape=shape, measures=chosen, phases=phases, budget=budget, baseline=baseline, tidy=tidy)
 
     for chosen in rungs:
         if chosen.tile and not any(plan.fits_without_vae for plan in plans):
@@ -183,7 +188,7 @@ def what_would_fit(
     lacking = f"this run needs {format_memory(plan.peak)} and may hold {format_memory(plan.budget)}"
 
     def fits(smaller: RunShape) -> bool:
-        phases = _phases(variant, smaller, plan.measures, device, dtype, text_dtype)
+        phases = _phases(variant, smaller, plan.measures, device, dtype, text_dtype, tidy=plan.tidy)
         return all(phase.memory <= plan.budget for phase in phases)
 
     if max(phase.weights for phase in plan.phases) < plan.budget:
@@ -215,6 +220,8 @@ def _phases(
     device: torch.device,
     dtype: torch.dtype,
     text_dtype: torch.dtype,
+    *,
+    tidy: bool,
 ) -> Iterator[Phase]:
     size = shape.geometry
     parts: dict[PhaseName, Part] = {}
@@ -236,7 +243,7 @@ def _phases(
         weights = part.weights if measures.offload else all_weights
         yield Phase(
             name=name,
-            memory=weights + part.activations + held,
+            memory=weights + (part.alive if tidy else part.activations) + held,
             weights=weights,
             mapped=part.mapped,
             work=part.work,
