@@ -114,7 +114,7 @@ def measure_run(size: Geometry, budget: str | None) -> dict[str, int]:
         )
 
         def generate(height: int, width: int, frames: int) -> None:
-            pipeline = cogworks.load(f"{folder}/medium", device="cpu", measures=plan.measures, memory=budget)
+            pipeline = cogworks.load(f"{folder}/medium", device="cpu", memory=budget)
             pipeline.generate(
                 "a red circle", seed=0, height=height, width=width, num_frames=frames, num_inference_steps=1
             )

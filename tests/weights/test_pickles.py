@@ -159,6 +159,17 @@ def test_a_tensor_beyond_its_storage_is_a_clear_error(tmp_path: Path) -> None:
         read_tensors(tmp_path / "a.pt")
 
 
+_whole_files: dict[bool, bytes] = {}
+
+
+def _whole_file(path: Path, archive: bool) -> bytes:
+    """Written once: torch's old format holds addresses, and so has another length every time."""
+    if archive not in _whole_files:
+        _save({"module": {"weight": torch.ones(2), "args": argparse.Namespace(a=1)}}, path, archive=archive)
+        _whole_files[archive] = path.read_bytes()
+    return _whole_files[archive]
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), archive=st.booleans())
 def test_flipped_bytes_never_do_more_than_raise(
@@ -166,8 +177,7 @@ def test_flipped_bytes_never_do_more_than_raise(
 ) -> None:
     """Whatever is in the file: a result or a WeightsError, nothing else."""
     path = tmp_path_factory.mktemp("flipped") / "a.pt"
-    _save({"module": {"weight": torch.ones(2), "args": argparse.Namespace(a=1)}}, path, archive=archive)
-    content = bytearray(path.read_bytes())
+    content = bytearray(_whole_file(path, archive))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)

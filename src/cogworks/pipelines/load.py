@@ -11,7 +11,6 @@ from cogworks.config.measures import Measures
 from cogworks.config.units import parse_memory
 from cogworks.errors import RequestError
 from cogworks.pipelines.generate import Pipeline
-from cogworks.pipelines.planning.heap import give_back_early
 from cogworks.weights.load import load_components, load_variant
 from cogworks.weights.source import resolve
 
@@ -65,8 +64,6 @@ def load(
         file_variant=variant,
         text_encoder=text_encoder,
     )
-    if budget is not None and chosen_device.type == "cpu":
-        give_back_early()
     pipeline = Pipeline(components, measures=measures, memory=budget, model=str(model))
     if measures is not None:
         pipeline.load_networks()

@@ -94,8 +94,9 @@ class Heap:
 def give_back_early() -> None:
     """Let this process give freed blocks of more than `EARLY` bytes back at once, so that it holds what is alive.
 
-    For a run with a budget: it keeps its plan to a few percent then, and decodes small pictures up to 40 % slower,
-    because memory has to be mapped anew. Does nothing where the C library is another.
+    For a run with a budget, or one that holds much: it keeps its plan to a few percent then, and decodes small
+    pictures up to 40 % slower, because memory has to be mapped anew. Blocks of large ones are given back at once in any
+    case. Does nothing where the C library is another.
     """
     if is_glibc():
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, EARLY)
