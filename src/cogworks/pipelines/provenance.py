@@ -28,8 +28,6 @@ def request_key(request: GenerationRequest, inputs: dict[str, str], weights: str
         weights: hash of the model's weights.
     """
     hidden = {"image", "video", "model", "loras"}  # hashes stand for them
-    if request.short_prompt is not None:
-        hidden.add("prompt")  # whoever enhances says something else every time
     asked = request.model_dump(mode="json", exclude=hidden)
     adapters = [use.scale for use in request.loras]
     text = json.dumps([asked, adapters, inputs, weights or request.model], sort_keys=True, ensure_ascii=False)
