@@ -46,6 +46,7 @@ VARYING = (
     (r"(?m)^( *(hardware|platform): ).*$", r"\1MACHINE"),
     (r"(?m)^on .*, (float32|bfloat16|float16)$", r"on MACHINE, \1"),
     (r"(?m)^measuring how fast .*\n", ""),
+    (r"(?m)^the process holds .* before, and up to .* in all$", "the process holds MEMORY"),
     (r" +", " "),
     (r"(?m) +$", ""),
 )

@@ -3,6 +3,7 @@
 - the outputs in `console` blocks, from a real run (`blocks.py`); one that differs only in what varies stays as it is;
 - the tables of options, between `<!-- options: VERB -->` and `<!-- end -->`, from the program itself;
 - the tables of memory and time, between `<!-- plan: NAME -->` and `<!-- end -->`, from the planner (`plan_tables.py`);
+- the tables of recipe keys, between `<!-- recipe: CLASS -->` and `<!-- end -->`, from the classes (`recipe_tables.py`);
 - docs/api.md, from docstrings (`api.py`).
 
 Tests compare all of it with what is committed.
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import api
 import plan_tables
+import recipe_tables
 from blocks import Command, Runner, agree, blocks_of, commands_of, pages
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ def with_tables(text: str) -> str:
     """The page with its tables made again."""
 
     def table(match: re.Match[str]) -> str:
-        lines = options(match[3]) if match[2] == "options" else plan_tables.TABLES[match[3]]()
+        makers = {"options": options, "plan": lambda name: plan_tables.TABLES[name](), "recipe": recipe_tables.table}
+        lines = makers[match[2]](match[3])
         return match[1] + "\n".join(lines) + "\n<!-- end -->"
 
     return _MADE.sub(table, text)

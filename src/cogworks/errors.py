@@ -17,6 +17,10 @@ class RecipeError(CogworksError):
     """A training recipe has an unknown key or a value out of range."""
 
 
+class DataError(CogworksError):
+    """Training data hold nothing that can be used, or not what the recipe needs."""
+
+
 class VideoError(CogworksError):
     """A video or image file cannot be read or written."""
 

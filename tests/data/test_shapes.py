@@ -15,6 +15,7 @@ from cogworks.data.shapes import (
     BACKGROUNDS,
     COLOURS,
     MOTIONS,
+    NOVEL_SHAPES,
     SHAPES,
     Scene,
     SceneObject,
@@ -172,8 +173,8 @@ def test_area_and_reach_of_each_shape(shape: str, area: float) -> None:
 
 
 def test_silhouettes_differ_clearly_at_the_small_radius() -> None:
-    covers = {shape: coverage(one_object(shape=shape, radius=12), num_frames=1)[0] for shape in SHAPES}
-    for a, b in itertools.combinations(SHAPES, 2):
+    covers = {shape: coverage(one_object(shape=shape, radius=12), num_frames=1)[0] for shape in SHAPES + NOVEL_SHAPES}
+    for a, b in itertools.combinations(covers, 2):
         overlap = np.minimum(covers[a], covers[b]).sum() / np.maximum(covers[a], covers[b]).sum()
         assert overlap < 0.86, (a, b)
 

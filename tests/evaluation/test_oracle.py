@@ -14,6 +14,7 @@ from cogworks.data.shapes import (
     BACKGROUNDS,
     COLOURS,
     MOTIONS,
+    NOVEL_SHAPES,
     SHAPES,
     Scene,
     SceneObject,
@@ -58,17 +59,18 @@ def blur_and_noise(frames: np.ndarray) -> np.ndarray:
     return np.clip(blur(frames, 1.2) + noise, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES + NOVEL_SHAPES)
 def test_clean_clips_are_read_right(shape: str) -> None:
     assert share_right(all_scenes((shape,), step=29)) == 1
 
 
 @pytest.mark.slow
-def test_every_clean_clip_is_read_right() -> None:
-    assert share_right(all_scenes()) >= 0.995
+@pytest.mark.parametrize("shapes", [SHAPES, NOVEL_SHAPES])
+def test_every_clean_clip_is_read_right(shapes: tuple[str, ...]) -> None:
+    assert share_right(all_scenes(shapes)) >= 0.995
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES + NOVEL_SHAPES)
 def test_blurred_and_noisy_clips_are_read_right(shape: str) -> None:
     degraded = []
 
@@ -88,14 +90,15 @@ def through_mp4(folder: Path) -> Degrade:
     return degrade
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES + NOVEL_SHAPES)
 def test_encoded_clips_are_read_right(shape: str, tmp_path: Path) -> None:
     assert share_right(all_scenes((shape,), step=61), through_mp4(tmp_path)) >= 0.98
 
 
 @pytest.mark.slow
-def test_every_encoded_clip_is_read_right(tmp_path: Path) -> None:
-    assert share_right(all_scenes(step=3), through_mp4(tmp_path)) >= 0.98
+@pytest.mark.parametrize(("shapes", "step"), [(SHAPES, 3), (NOVEL_SHAPES, 1)])
+def test_every_encoded_clip_is_read_right(shapes: tuple[str, ...], step: int, tmp_path: Path) -> None:
+    assert share_right(all_scenes(shapes, step), through_mp4(tmp_path)) >= 0.98
 
 
 @pytest.mark.parametrize(
@@ -107,9 +110,10 @@ def test_other_lengths_rates_and_sizes(num_frames: int, fps: int, height: int, w
         assert read(render_scene(scene, height, width, num_frames, fps)) == truth
 
 
-def test_two_objects() -> None:
-    for index in range(25):
-        scene = draw_scene(1, index, split="any", num_objects=2)
+@pytest.mark.parametrize(("shape", "number"), [(None, 25), ("heart", 8)])
+def test_two_objects(shape: str | None, number: int) -> None:
+    for index in range(number):
+        scene = draw_scene(1, index, split="any", num_objects=2, shape=shape)
         objects, background = read_objects(render_scene(scene, 64, 64, 17, 8), 2)
         assert {(seen.shape, seen.colour, seen.motion) for seen in objects} == {item.triple for item in scene.objects}
         assert background == scene.background

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from cogworks.data.captions import parse_caption
+from cogworks.data.shape_words import novel_triples
 from cogworks.data.shapes import BACKGROUNDS, Scene, SceneObject, distinguishable, held_out_triples, render_scene
-from cogworks.evaluation.prompts import compose_prompts, evaluation_prompts
+from cogworks.evaluation.prompts import compose_heart_prompts, compose_prompts, evaluation_prompts, heart_prompts
 from cogworks.evaluation.shapes_eval import ATTRIBUTES, evaluate_shapes, reconstruction_report
 
 
@@ -28,6 +29,7 @@ def obedient(prompts: list[str], seeds: list[int]) -> list[np.ndarray]:
 
 def test_prompts_are_the_committed_list() -> None:
     assert evaluation_prompts() == compose_prompts()
+    assert heart_prompts() == compose_heart_prompts()
 
 
 def test_prompts_cover_the_held_out_triples_and_backgrounds_evenly() -> None:
@@ -40,6 +42,19 @@ def test_prompts_cover_the_held_out_triples_and_backgrounds_evenly() -> None:
     assert set(triples.values()) == {2, 3}
     backgrounds = Counter(fact.background for fact in facts)
     assert all(19 <= backgrounds[name] <= 21 for name in BACKGROUNDS)
+    assert all(distinguishable(item.colour, fact.background) for item, fact in zip(objects, facts, strict=True))
+
+
+def test_heart_prompts_cover_their_held_out_triples_and_backgrounds_evenly() -> None:
+    prompts = heart_prompts()
+    facts = [parse_caption(prompt) for prompt in prompts]
+    objects = [item for fact in facts for item in fact.objects]
+    assert len(set(prompts)) == len(objects) == 50
+    triples = Counter((item.shape, item.colour, item.motion) for item in objects)
+    assert set(triples) == set(novel_triples("heart")[1])
+    assert set(triples.values()) == {3, 4}
+    backgrounds = Counter(fact.background for fact in facts)
+    assert all(9 <= backgrounds[name] <= 11 for name in BACKGROUNDS)
     assert all(distinguishable(item.colour, fact.background) for item, fact in zip(objects, facts, strict=True))
 
 

@@ -1,9 +1,14 @@
 """A process that runs one part of a run and prints how much memory that took, beside what the plan says.
 
 Run as `python peak_memory.py PART HEIGHT WIDTH FRAMES [BUDGET]`, PART being "step" (one transformer pass, batch 2),
-"decode" or "run" (a whole run of one step, planned by `plan_run`). Prints one JSON object in bytes: `measured`; `alive`
-and `held` as planned, of the tensors and of the process. For Linux: the peak is reset by writing to
-/proc/self/clear_refs.
+"decode", "run" (a whole run of one step) or "tiny" (likewise, of the bundled model). Prints one JSON object in bytes:
+`measured`; `alive` and `held` as planned, of the tensors and of the process.
+
+Of a whole run, `measured` is what docs/hardware.md says a plan counts on a CPU: by how much the peak of the process's
+resident memory exceeds what it held when the plan was made. Nothing has run before, so libraries that are loaded and
+kernels that are prepared on the way are in it. Of a part, these are left out by a small pass before.
+
+For Linux: the peak is reset by writing to /proc/self/clear_refs.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -28,7 +34,6 @@ from cogworks.models.vae import VAE
 from cogworks.pipelines import codec
 from cogworks.pipelines.geometry import Geometry, geometry
 from cogworks.pipelines.planning.measure import measure_decoding, measure_step
-from cogworks.pipelines.planning.plan import plan_run
 from cogworks.pipelines.planning.shape import RunShape
 from cogworks.pipelines.progress import ignore
 from cogworks.weights.save import save_pretrained
@@ -63,8 +68,12 @@ def settle() -> int:
     """Begin to measure: what is held now, with nothing that could be given back."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    clear_peak()
     return resident("VmRSS")
+
+
+def clear_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure_part(part: str, size: Geometry) -> dict[str, int]:
@@ -90,49 +99,52 @@ def measure_part(part: str, size: Geometry) -> dict[str, int]:
     return {"measured": resident("VmHWM") - held, "alive": planned.alive, "held": planned.activations}
 
 
-def measure_run(size: Geometry, budget: str | None) -> dict[str, int]:
-    """A whole run from files, networks included; a small run before loads the code."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(
-            f"{folder}/medium",
-            MEDIUM,
-            transformer=Transformer(MEDIUM.transformer),
-            vae=VAE(MEDIUM.vae),
-            text_encoder=TextEncoder(MEDIUM.text_encoder),
-            tokenizer=Tokenizer(small_spiece()),
-        )
-        shape = RunShape(geometry=size, num_videos=1, num_prompts=1, guided=True, steps=1)
-        plan = plan_run(
-            MEDIUM,
-            shape,
-            device=CPU,
-            dtype=torch.float32,
-            text_dtype=torch.float32,
-            budget=2**40,
-            tidy=budget is not None,
-            seconds=False,
-        )
-
-        def generate(height: int, width: int, frames: int) -> None:
-            pipeline = cogworks.load(f"{folder}/medium", device="cpu", memory=budget)
-            pipeline.generate(
-                "a red circle", seed=0, height=height, width=width, num_frames=frames, num_inference_steps=1
-            )
-
-        generate(32, 32, 1)
-        held = settle()
-        generate(size.height, size.width, size.num_frames)
+def measure_run(size: Geometry, model: str, budget: str | None) -> dict[str, int]:
+    """A whole run from files, as the first thing that a process does after its plan."""
+    pipeline = cogworks.load(model, device="cpu", memory=budget)
+    plan = pipeline.plan(RunShape(geometry=size, num_videos=1, num_prompts=1, guided=True, steps=1))
+    held = resident("VmRSS")
+    clear_peak()
+    pipeline.generate(
+        "a red circle",
+        seed=0,
+        height=size.height,
+        width=size.width,
+        num_frames=size.num_frames,
+        num_inference_steps=1,
+    )
     return {"measured": resident("VmHWM") - held, "alive": plan.peak, "held": plan.peak}
+
+
+def save_medium(folder: str) -> None:
+    save_pretrained(
+        folder,
+        MEDIUM,
+        transformer=Transformer(MEDIUM.transformer),
+        vae=VAE(MEDIUM.vae),
+        text_encoder=TextEncoder(MEDIUM.text_encoder),
+        tokenizer=Tokenizer(small_spiece()),
+    )
 
 
 @torch.no_grad()
 def main() -> None:
-    part, (height, width, frames) = sys.argv[1], map(int, sys.argv[2:5])
-    budget = sys.argv[5] if len(sys.argv) > 5 else None
-    torch.set_num_threads(1)
+    part = sys.argv[1]
     torch.manual_seed(0)
-    size = geometry(MEDIUM, height, width, frames)
-    print(json.dumps(measure_run(size, budget) if part == "run" else measure_part(part, size)))
+    if part == "save":
+        save_medium(sys.argv[2])
+        return
+    height, width, frames = map(int, sys.argv[2:5])
+    budget = sys.argv[5] if len(sys.argv) > 5 else None
+    if part == "tiny":
+        found = measure_run(geometry(TINY, height, width, frames), "tiny", budget)
+    elif part == "run":
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, __file__, "save", folder], check=True)  # leaves nothing in this process
+            found = measure_run(geometry(MEDIUM, height, width, frames), folder, budget)
+    else:
+        found = measure_part(part, geometry(MEDIUM, height, width, frames))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -166,3 +166,4 @@ def test_free_memory_is_the_budget_where_none_is_given(monkeypatch: pytest.Monke
     )
     assert plan.budget == int(10**9 * planning.SAFE_SHARE)
     assert plan.baseline > 0
+    assert plan.total == plan.baseline + plan.peak

@@ -212,11 +212,11 @@ def test_a_constant_rate_is_left_alone(tmp_path: Path, name: str, fps: float, ca
 
 
 def test_even_steps_take_the_nearest_frame() -> None:
-    assert stream._even_steps([0.0, 0.125, 0.25], 8) == (8, None)
-    assert stream._even_steps([0.0, None, 9.0], 8) == (8, None)
-    assert stream._even_steps([0.0, 0.0, 0.0], 8) == (8, None)
-    assert stream._even_steps([3.0], 8) == (8, None)
-    fps, nearest = stream._even_steps([5.0, 5.1, 5.2, 7.0], 8)
+    assert stream.even_steps([0.0, 0.125, 0.25], 8) == (8, None)
+    assert stream.even_steps([0.0, None, 9.0], 8) == (8, None)
+    assert stream.even_steps([0.0, 0.0, 0.0], 8) == (8, None)
+    assert stream.even_steps([3.0], 8) == (8, None)
+    fps, nearest = stream.even_steps([5.0, 5.1, 5.2, 7.0], 8)
     assert fps == pytest.approx(1.5)
     assert nearest is not None
     assert nearest.tolist() == [0, 2, 3, 3]  # steps at 5, 5.67, 6.33 and 7 s

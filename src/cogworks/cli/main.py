@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError
 
 from cogworks import __version__
 from cogworks.cli.convert import convert
+from cogworks.cli.data import app as data
 from cogworks.cli.doctor import doctor
 from cogworks.cli.evaluate import evaluate
 from cogworks.cli.generate import STANDARD_INPUT, generate
@@ -69,6 +70,7 @@ app.command(
 )
 app.command(models)
 app.command(lora)
+app.command(data)
 app.command(convert, group=MODELS, help_epilogue="Example:\n\n  cogworks convert tiny tiny-sat --to sat")
 app.command(train, group=MODELS, help_epilogue="Example:\n\n  cogworks train recipes/tiny-vae.yaml steps=100")
 app.command(evaluate, name="eval", group=MODELS, help_epilogue="Example:\n\n  cogworks eval tiny --samples 10")

@@ -92,8 +92,18 @@ def _table(model: str, where: str, made: Plan) -> str:
             *lines,
             "",
             f"it may hold {format_memory(made.budget)}: {fits}",
+            *_process(made),
         ]
     )
+
+
+def _process(made: Plan) -> list[str]:
+    """What the phases do not count: Python, torch and all else that is there before a run."""
+    from cogworks.config.units import format_memory
+
+    if not made.baseline:
+        return []
+    return [f"the process holds {format_memory(made.baseline)} before, and up to {format_memory(made.total)} in all"]
 
 
 def describe_measures(measures: Measures) -> str:
@@ -136,6 +146,7 @@ def _values(model: str, where: str, made: Plan) -> dict[str, Any]:
         "fits": made.fits,
         "budget": made.budget,
         "peak": made.peak,
+        "total": made.total,
         "flops": made.flops,
         "seconds": made.seconds,
         "measures": asdict(made.measures),

@@ -31,6 +31,7 @@ def train(recipe: Path, /, *overrides: str, print_config: Switch = False, as_jso
         result(yaml.safe_dump(values, sort_keys=False).rstrip(), values, as_json=as_json)
         return
     try:
+        from cogworks.training.replicas import replica
         from cogworks.training.run import train as run
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("cogworks"):
@@ -38,4 +39,5 @@ def train(recipe: Path, /, *overrides: str, print_config: Switch = False, as_jso
         raise RecipeError(f"training needs {error.name}: pip install 'cogworks[train]'") from None
     with contextlib.redirect_stdout(sys.stderr):  # Lightning's bars and notes are talk
         model = run(loaded)
-    result(str(model), {"model": str(model)}, as_json=as_json)
+    if replica() == 0:
+        result(str(model), {"model": str(model)}, as_json=as_json)

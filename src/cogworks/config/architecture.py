@@ -148,3 +148,42 @@ class ScheduleConfig:
     prediction: Literal["v", "eps", "x0"] = "v"
     zero_terminal_snr: bool = True
     spacing: Literal["trailing", "leading", "linspace", "sat"] = "trailing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDM:
+    """What an EDM network takes and predicts: noisy data scaled to unit variance, and a mix of data and noise.
+
+    Attributes:
+        sigma_data: standard deviation that the data are taken to have.
+
+    Source: arXiv:2206.00364, table 1.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(self.sigma_data > 0, f"sigma_data must be positive, got {self.sigma_data}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDMScheduleConfig:
+    """The noise levels of an EDM network: not a table, but every standard deviation of the noise there is.
+
+    Attributes:
+        sigma_min, sigma_max: where a walk ends, before it removes all noise, and begins; the noise's standard deviation
+            beside unscaled data.
+        rho: how a walk is spaced; larger takes more of its steps at low noise.
+    """
+
+    prediction: EDM = EDM()
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.sigma_min < self.sigma_max,
+            f"sigma_min must lie between 0 and sigma_max, got {self.sigma_min} and {self.sigma_max}",
+        )
+        _require(self.rho > 0, f"rho must be positive, got {self.rho}")

@@ -3,118 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
+from cogworks.config.transformer_recipe import TransformerRecipe
+from cogworks.config.vae_recipe import VAERecipe
 from cogworks.config.validation import explain
 from cogworks.errors import RecipeError
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ShapesData(_Strict):
-    """Clips of the Shapes world, drawn without end. Sizes in pixels."""
-
-    seed: int = 0
-    size: int = 64
-    frames: int = 17
-    fps: float = 8.0
-
-
-class _Recipe(_Strict):
-    """What every run has.
-
-    With `start_from`, another run, training begins at that run's averaged weights instead of from nothing.
-    Learning rates rise over `warmup_steps`, stay, and fall linearly to zero over the last `cooldown` of the run.
-    """
-
-    version: Literal[1]
-    variant: str
-    output: Path
-    start_from: Path | None = None
-    seed: int
-    steps: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-    warmup_steps: int = Field(ge=0, default=100)
-    cooldown: float = Field(ge=0, le=1, default=0.3)
-    ema_decay: float = Field(gt=0, lt=1, default=0.998)
-    clip_norm: float = Field(gt=0, default=1.0)
-    checkpoint_minutes: float = Field(gt=0, default=5.0)
-    log_every: int = Field(gt=0, default=20)
-    threads: int = Field(gt=0, default=2)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    data: ShapesData
-
-
-class VAERecipe(_Recipe):
-    """Train a VAE, starting from the closed-form linear codec (docs/bundled-models.md).
-
-    Attributes:
-        codec_clips: clips that the codec's principal components are found on.
-        joint_from: share of the run after which encoder and decoder train together; before it each regresses alone.
-        full_size_from: share of the run after which whole clips replace crops.
-        crop_size, crop_frames: pixels and frames of a crop.
-        full_batch_size: batch size of whole clips.
-        train_encoder: false trains the decoder alone, for a fixed latent space.
-        latent_noise: largest standard deviation of the noise that the decoder learns to bear.
-        squared_weight: weight of the squared error, beside an absolute error of weight one.
-        codec_weight: weight of the squared distance between the encoder's latents and the codec's.
-        kl_weight: weight of the posterior's KL divergence from the unit Gaussian, a mean over elements.
-    """
-
-    kind: Literal["vae"]
-    codec_clips: int = 700
-    joint_from: float = Field(ge=0, le=1)
-    full_size_from: float = Field(ge=0, le=1)
-    crop_size: int
-    crop_frames: int
-    full_batch_size: int = Field(gt=0)
-    train_encoder: bool = True
-    latent_noise: float = Field(ge=0)
-    squared_weight: float = Field(ge=0)
-    codec_weight: float = Field(ge=0)
-    kl_weight: float = Field(ge=0)
-
-
-class TransformerRecipe(_Recipe):
-    """Train a transformer and, in small recipes, its text encoder.
-
-    Attributes:
-        latents: what makes the latents: the linear codec of a VAE run, or that run's encoder.
-        cached_clips: encode this many clips once and learn from them alone; 0 draws new clips for every batch.
-        vae: folder of the VAE run.
-        matrix_learning_rate: of Muon, which trains the matrices of the blocks; AdamW trains the rest.
-        timestep_power: timesteps are T u^power with u uniform; below 1 favours high noise.
-        caption_dropout: share of samples that get the empty caption.
-    """
-
-    kind: Literal["transformer"]
-    vae: Path
-    latents: Literal["codec", "encoder"]
-    cached_clips: int = Field(ge=0, default=0)
-    matrix_learning_rate: float = Field(gt=0)
-    timestep_power: float = Field(gt=0)
-    caption_dropout: float = Field(ge=0, le=1)
-    train_text_encoder: bool
-
-    @model_validator(mode="after")
-    def _enough_clips(self) -> Self:
-        if 0 < self.cached_clips < self.batch_size:
-            raise ValueError(
-                f"cached_clips must be 0 or at least batch_size, {self.batch_size}; got {self.cached_clips}"
-            )
-        return self
-
+Recipe = VAERecipe | TransformerRecipe
 
 _KINDS: dict[str, type[VAERecipe] | type[TransformerRecipe]] = {"vae": VAERecipe, "transformer": TransformerRecipe}
 
 
-def load_recipe(path: Path, overrides: list[str]) -> VAERecipe | TransformerRecipe:
+def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     """Read a recipe and apply `key=value` overrides (`data.size=96` reaches nested keys).
 
     Raises:
@@ -134,21 +38,54 @@ def load_recipe(path: Path, overrides: list[str]) -> VAERecipe | TransformerReci
         key, separator, value = override.partition("=")
         if not separator:
             raise RecipeError(f"an override must look like key=value, got {override!r}")
-        _set(values, key.split("."), yaml.safe_load(value))
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RecipeError(f"the value of the override {override!r} is not valid YAML") from None
+        _set(values, key.split("."), parsed)
     return parse_recipe(values, str(path))
 
 
-def parse_recipe(values: dict[str, Any], name: str) -> VAERecipe | TransformerRecipe:
+def parse_recipe(values: dict[str, Any], name: str) -> Recipe:
     """Validate recipe values; `name` is what error messages call them."""
     kind = _KINDS.get(str(values.get("kind")))
     if kind is None:
         raise RecipeError(f"{name}: kind must be one of {', '.join(_KINDS)}, got {values.get('kind')!r}")
+    data = values.get("data")
+    if isinstance(data, dict) and "kind" not in data:
+        values = {**values, "data": {"kind": "shapes", **data}}
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        in_data = "data" in error.errors(include_url=False)[0]["loc"]
-        known = list((ShapesData if in_data else kind).model_fields)
-        raise RecipeError(f"{name}: {explain(error, known)}") from None
+        raise RecipeError(f"{name}: {explain(error, _known_keys(kind, error))}") from None
+
+
+def _known_keys(kind: type[BaseModel], error: ValidationError) -> list[str]:
+    """The keys that are known at the place of the first unknown one."""
+    unknown = [each for each in error.errors(include_url=False) if each["type"] == "extra_forbidden"]
+    models = [kind]
+    for part in unknown[0]["loc"][:-1] if unknown else ():
+        inner = [model for each in models if part in each.model_fields for model in _models_of(each, str(part))]
+        # A part that is no field is the tag of a union: it names one of the models.
+        models = inner or [model for model in models if _tag(model) == part]
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))
+
+
+def _models_of(model: type[BaseModel], field: str) -> list[type[BaseModel]]:
+    """The models that the annotation of a field names."""
+    pending, found = [model.model_fields[field].annotation], []
+    while pending:
+        annotation = pending.pop()
+        pending.extend(get_args(annotation))
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found.append(annotation)
+    return found
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    """What `kind` is in this model."""
+    field = model.model_fields.get("kind")
+    return None if field is None else next(iter(get_args(field.annotation)), None)
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -9,7 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from cogworks.config.architecture import ScheduleConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from cogworks.config.architecture import (
+    EDMScheduleConfig,
+    ScheduleConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+    VAEConfig,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +48,7 @@ class Variant:
     transformer: TransformerConfig
     vae: VAEConfig
     text_encoder: TextEncoderConfig
-    schedule: ScheduleConfig
+    schedule: ScheduleConfig | EDMScheduleConfig
     defaults: GenerationDefaults
     unconditional: Literal["empty", "zeros"] = "empty"
 

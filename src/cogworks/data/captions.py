@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cogworks.data.shape_words import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
+from cogworks.data.shape_words import ALL_SHAPES, BACKGROUNDS, COLOURS, MOTIONS
 
 _VERB = {
     "left": "moves left",
@@ -87,14 +87,14 @@ def parse_caption(caption: str) -> CaptionFacts:
     words = caption.lower().replace(",", " ").split()
     backgrounds = [word for word in words if word in BACKGROUNDS]
     colours = [word for word in words if word in COLOURS]
-    shapes = [word for word in words if word in SHAPES]
+    shapes = [word for word in words if word in ALL_SHAPES]
     motions = [_MOTION_OF_WORD[word] for word in words if word in _MOTION_OF_WORD]
     sizes = [word for word in words if word in ("small", "large")]
     complete = len(backgrounds) == 1 and shapes and len(shapes) == len(colours) == len(motions)
     if not complete or len(sizes) not in (0, len(shapes)):
         raise ValueError(
             f"not a caption of the Shapes world: {caption!r}; name one background ({', '.join(BACKGROUNDS)}) and, for "
-            f"each object, a colour ({', '.join(COLOURS)}), a shape ({', '.join(SHAPES)}) and a motion "
+            f"each object, a colour ({', '.join(COLOURS)}), a shape ({', '.join(ALL_SHAPES)}) and a motion "
             f"({', '.join(MOTIONS)}), for example {canonical_caption('circle', 'red', 'right', 'black')!r}"
         )
     said_sizes: list[str | None] = [*sizes] or [None] * len(shapes)

@@ -64,6 +64,16 @@ def _star(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
     return side * edge_side + (up - outer * r) * edge_up
 
 
+def _heart(x: FloatArray, y: FloatArray, r: FloatArray) -> FloatArray:
+    """A square on its corner with a half disc on each upper side, its box centred: 2.11 r wide, 1.93 r high."""
+    diagonal = 1.75 * r
+    lobe = diagonal / math.sqrt(8)  # radius of the half discs: half a side
+    up = 0.5 * (0.75 * diagonal + lobe) - y  # above the tip
+    square = (np.abs(x) + np.abs(up - 0.5 * diagonal) - 0.5 * diagonal) * math.sqrt(0.5)
+    lobes = _circle(np.abs(x) - 0.25 * diagonal, up - 0.75 * diagonal, lobe)
+    return np.minimum(square, lobes)
+
+
 SIGNED_DISTANCE: dict[str, Callable[[FloatArray, FloatArray, FloatArray], FloatArray]] = {
     "circle": _circle,
     "square": _square,
@@ -71,4 +81,5 @@ SIGNED_DISTANCE: dict[str, Callable[[FloatArray, FloatArray, FloatArray], FloatA
     "star": _star,
     "diamond": _diamond,
     "ring": _ring,
+    "heart": _heart,
 }

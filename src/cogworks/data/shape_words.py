@@ -2,6 +2,9 @@
 
 A *triple* is (shape, colour, motion). There are 6 x 8 x 8 = 384; `held_out_triples` keeps 38 of them out of training,
 so that a model can be asked for a combination whose words it knows and whose picture it has never seen.
+
+A *novel* shape is in no triple of those: nothing draws it unless it is asked for by name, so that a model trained on
+this world can be taught it. It has 8 x 8 triples of its own, 16 of which are held out.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ RGB = tuple[int, int, int]
 Triple = tuple[str, str, str]
 
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "diamond", "ring")
+NOVEL_SHAPES: tuple[str, ...] = ("heart",)
+ALL_SHAPES: tuple[str, ...] = SHAPES + NOVEL_SHAPES
 
 COLOURS: dict[str, RGB] = {
     "red": (225, 40, 40),
@@ -62,13 +67,13 @@ def backgrounds_for(*colours: str) -> tuple[str, ...]:
 
 @cache
 def all_triples() -> tuple[Triple, ...]:
-    """All (shape, colour, motion), shape slowest."""
+    """All (shape, colour, motion) without the novel shapes, shape slowest."""
     return tuple(itertools.product(SHAPES, COLOURS, MOTIONS))
 
 
 @cache
 def held_out_triples() -> frozenset[Triple]:
-    """The triples never seen in training.
+    """The triples of `all_triples` never seen in training.
 
     Triples are taken in the order of the SHA-256 of their words. One is passed over when its shape, colour or motion
     already has its even share (7 of 38, 5 of 38, 5 of 38, rounded up), so that every word is held out about equally
@@ -93,3 +98,27 @@ def held_out_triples() -> frozenset[Triple]:
 def train_triples() -> tuple[Triple, ...]:
     """The triples that training may show, in the order of `all_triples`."""
     return tuple(triple for triple in all_triples() if triple not in held_out_triples())
+
+
+@cache
+def novel_triples(shape: str) -> tuple[tuple[Triple, ...], tuple[Triple, ...]]:
+    """The triples of a novel shape: those to teach it with, and those held out.
+
+    Held out is every fourth on the diagonals of the table of colours and motions, so that each word is held out twice.
+
+    Raises:
+        ValueError: `shape` is not novel.
+    """
+    if shape not in NOVEL_SHAPES:
+        raise ValueError(f"{shape!r} is not a novel shape of the Shapes world; there is {', '.join(NOVEL_SHAPES)}")
+    places = list(itertools.product(enumerate(COLOURS), enumerate(MOTIONS)))
+    train, held_out = (
+        tuple((shape, colour, motion) for (row, colour), (column, motion) in places if ((row + column) % 4 == 0) is out)
+        for out in (False, True)
+    )
+    return train, held_out
+
+
+def is_held_out(triple: Triple) -> bool:
+    """Whether training never shows this triple, which may be of a novel shape."""
+    return triple in held_out_triples() or (triple[0] in NOVEL_SHAPES and triple in novel_triples(triple[0])[1])

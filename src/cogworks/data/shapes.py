@@ -27,16 +27,20 @@ from numpy.typing import NDArray
 from cogworks.data.captions import TEMPLATES, ObjectWords, canonical_caption, write_caption
 from cogworks.data.shape_outlines import REACH, SIGNED_DISTANCE
 from cogworks.data.shape_words import (
+    ALL_SHAPES,
     BACKGROUND_COLOURS,
     BACKGROUNDS,
     COLOURS,
     MOTIONS,
+    NOVEL_SHAPES,
     SHAPES,
     Triple,
     all_triples,
     backgrounds_for,
     distinguishable,
     held_out_triples,
+    is_held_out,
+    novel_triples,
     train_triples,
 )
 from cogworks.rng import derive_seed
@@ -45,6 +49,7 @@ __all__ = [
     "BACKGROUNDS",
     "COLOURS",
     "MOTIONS",
+    "NOVEL_SHAPES",
     "SHAPES",
     "Scene",
     "SceneObject",
@@ -109,28 +114,34 @@ class Scene:
     @property
     def held_out(self) -> bool:
         """Whether any of the objects is a combination that training never shows."""
-        return any(item.triple in held_out_triples() for item in self.objects)
+        return any(is_held_out(item.triple) for item in self.objects)
 
 
-def draw_scene(seed: int, index: int, *, split: Split = "train", num_objects: int | None = None) -> Scene:
+def draw_scene(
+    seed: int, index: int, *, split: Split = "train", num_objects: int | None = None, shape: str | None = None
+) -> Scene:
     """The scene with number `index` of the endless list keyed by `seed`; no scene depends on another.
 
     Args:
         seed, index: any integers.
         split: "train" never shows a held-out triple, "held_out" always shows one, "any" draws from all.
         num_objects: 1 or 2; None draws 2 with probability 0.15.
+        shape: that one of the objects has. None draws any but a novel one; each shape asked for has a list of its own.
 
     Raises:
-        ValueError: unknown `split` or `num_objects`.
+        ValueError: unknown `split`, `num_objects` or `shape`.
     """
     if split not in ("train", "held_out", "any") or num_objects not in (None, 1, 2):
         raise ValueError(
             f"split must be train, held_out or any and num_objects 1, 2 or None, got {split!r} and {num_objects!r}"
         )
-    rng = np.random.default_rng(derive_seed("shapes", seed, index, split, num_objects or 0))
+    if shape not in (None, *ALL_SHAPES):
+        raise ValueError(f"shape must be one of {', '.join(ALL_SHAPES)}, or None for any, got {shape!r}")
+    asked = () if shape is None else (shape,)
+    rng = np.random.default_rng(derive_seed("shapes", seed, index, split, num_objects or 0, *asked))
     if num_objects is None:
         num_objects = 2 if rng.random() < TWO_OBJECTS_PROBABILITY else 1
-    triples = _draw_triples(rng, split, num_objects)
+    triples = _draw_triples(rng, split, num_objects, shape)
     objects = (_place_one(rng, triples[0]),) if num_objects == 1 else _place_two(rng, triples)
     background = str(rng.choice(backgrounds_for(*(triple[1] for triple in triples))))
     says_size = num_objects == 1 and rng.random() < SIZE_WORD_PROBABILITY
@@ -196,12 +207,17 @@ def render(
     return render_scene(scene, height, width, frames, fps), scene.caption
 
 
-def _draw_triples(rng: np.random.Generator, split: Split, num_objects: int) -> list[Triple]:
-    first_from: tuple[Triple, ...] = {
-        "train": train_triples(),
-        "held_out": tuple(sorted(held_out_triples())),
-        "any": all_triples(),
-    }[split]
+def _triples_for(split: Split, shape: str | None) -> tuple[Triple, ...]:
+    train, held_out, both = train_triples(), tuple(sorted(held_out_triples())), all_triples()
+    if shape in NOVEL_SHAPES:
+        train, held_out = novel_triples(shape)
+        both = train + held_out
+    chosen = {"train": train, "held_out": held_out, "any": both}[split]
+    return tuple(triple for triple in chosen if shape in (None, triple[0]))
+
+
+def _draw_triples(rng: np.random.Generator, split: Split, num_objects: int, shape: str | None) -> list[Triple]:
+    first_from = _triples_for(split, shape)
     triples = [first_from[rng.integers(len(first_from))]]
     if num_objects == 2:
         # Two colours, so that the objects can be told apart wherever they are.

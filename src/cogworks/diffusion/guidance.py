@@ -38,14 +38,14 @@ def timestep_cosine_guidance(guidance_scale: float) -> GuidanceSchedule:
 
     Reference quirk: a ramp over the step index was probably meant. The timestep (0..999) makes the argument run
     from far below 0 to N, so the scale jumps about in [1, 1 + guidance_scale] and the published samples were made
-    that way (docs/parity.md#dynamic-guidance).
+    that way (docs/parity.md#dynamic-guidance). EDM's timesteps lie near 0, and the scale near its top.
     """
     return lambda step: cosine_ramp(step.total - step.timestep, step.total, guidance_scale)
 
 
-def cosine_ramp(position: int, num_steps: int, guidance_scale: float) -> float:
+def cosine_ramp(position: float, num_steps: int, guidance_scale: float) -> float:
     """1 + guidance_scale * (1 - cos(pi * (position / num_steps)**5)) / 2.
 
-    For `position` from 0 to `num_steps` a smooth rise from 1 to 1 + guidance_scale; defined for any integer.
+    For `position` from 0 to `num_steps` a smooth rise from 1 to 1 + guidance_scale; defined for any number.
     """
     return 1 + guidance_scale * (1 - math.cos(math.pi * (position / num_steps) ** COSINE_POWER)) / 2

@@ -1,6 +1,7 @@
-"""Where samplers get their Gaussian numbers, so that the order of the draws is nobody else's business.
+"""Where samplers get their Gaussian numbers, so that the order of the draws is nobody else's business; offset noise.
 
-Layout: states are `B C T H W`. Source of the reference order: diffusers' CogVideoXDPMScheduler.step and randn_tensor.
+Layout: states are `B C T H W`. Sources: of the reference order, diffusers' CogVideoXDPMScheduler.step and
+randn_tensor; of offset noise, SAT's loss.py.
 """
 
 from __future__ import annotations
@@ -97,3 +98,18 @@ class DiffusersOrderNoise:
 
     def _draw(self, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=self.dtype, device=generator.device)
+
+
+def offset_noise(noise: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Noise for training whose mean varies too, so that a network learns to make all of a sample brighter or darker.
+
+    Args:
+        noise: (B, ...) standard normal.
+        level: standard deviation of the number that is added to all of a sample.
+        generator: source of the B numbers.
+
+    Returns:
+        (B, ...) in the dtype and on the device of `noise`.
+    """
+    offset = torch.randn(len(noise), generator=generator, device=generator.device).to(noise)
+    return noise + level * offset.view(-1, *[1] * (noise.ndim - 1))

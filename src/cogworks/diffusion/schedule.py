@@ -97,7 +97,7 @@ class Step:
     Attributes:
         index: position in the walk, from 0.
         total: length of the walk (after `truncate`: of what is left of it).
-        timestep: what the network is told, 0..T-1.
+        timestep: what the network is told: an integer of 0..T-1, or for EDM the logarithm of its noise, over 4.
         alpha: signal scale where the move starts.
         prediction_alpha: signal scale at which a prediction is turned into x_0. Equal to `alpha` except in the
             `sat` spacing, where it is the nearest entry of the table.
@@ -106,7 +106,7 @@ class Step:
 
     index: int
     total: int
-    timestep: int
+    timestep: float
     alpha: float
     prediction_alpha: float
     next_alpha: float
@@ -167,6 +167,17 @@ class NoiseSchedule:
     def num_timesteps(self) -> int:
         """T, 1000 in every published model."""
         return self.config.num_timesteps
+
+    def timesteps_at(self, positions: Tensor) -> Tensor:
+        """The timesteps floor(T p) that training learns from.
+
+        Args:
+            positions: (B,) p in [0, 1], from `draw_positions`.
+
+        Returns:
+            (B,) int64 in 0..T-1.
+        """
+        return (self.num_timesteps * positions).long().clamp(max=self.num_timesteps - 1)
 
     def levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at integer `timesteps` of any shape: float64 on the CPU, same shape.

@@ -10,7 +10,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cogworks.config.architecture import ScheduleConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from cogworks.config.architecture import (
+    EDMScheduleConfig,
+    ScheduleConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+    VAEConfig,
+)
 from cogworks.config.variants import VARIANTS, Variant
 from cogworks.doctor.findings import Finding, listed
 from cogworks.errors import WeightsError
@@ -155,6 +161,10 @@ def _compare_schedule(variant: Variant, differing: Sequence[Departure], surprise
 
     schedule = variant.schedule
     values = asdict(schedule)
+    if isinstance(schedule, EDMScheduleConfig):
+        text = f"Noise levels of EDM from {schedule.sigma_max:g} to {schedule.sigma_min:g} with rho {schedule.rho:g} "
+        text += f"and sigma_data {schedule.prediction.sigma_data:g}, where the published models have a table."
+        return Finding("note", "schedule", text, values=values)
     try:
         alpha = alpha_table(schedule)
         sound = bool(alpha.isfinite().all() and (alpha.diff() < 0).all() and alpha[-1] >= 0 and alpha[0] <= 1)
@@ -188,7 +198,7 @@ def departures(variant: Variant, known: Variant) -> list[Departure]:
         quiet.add(("transformer", "sample_size"))
     if not variant.takes_image:
         quiet.add(("vae", "invert_scale_latents"))
-    if known.schedule.spacing in ("sat", "trailing") and variant.schedule.spacing in ("sat", "trailing", "linspace"):
+    if _spacing(known) in ("sat", "trailing") and _spacing(variant) in ("sat", "trailing", "linspace"):
         quiet.add(("schedule", "spacing"))
     return [
         Departure(part, name, published, here)
@@ -198,12 +208,20 @@ def departures(variant: Variant, known: Variant) -> list[Departure]:
     ]
 
 
+def _spacing(variant: Variant) -> str | None:
+    return variant.schedule.spacing if isinstance(variant.schedule, ScheduleConfig) else None
+
+
 def _differences(known: Any, here: Any) -> list[tuple[str, object, object]]:
+    if type(known) is not type(here):  # two kinds of noise schedule
+        return [("kind", type(known).__name__, type(here).__name__)]
     values = ((each.name, getattr(known, each.name), getattr(here, each.name)) for each in fields(known))
     return [(name, published, found) for name, published, found in values if published != found]
 
 
-def _nearest(read: Mapping[str, TransformerConfig | VAEConfig | TextEncoderConfig | ScheduleConfig]) -> Variant:
+def _nearest(
+    read: Mapping[str, TransformerConfig | VAEConfig | TextEncoderConfig | ScheduleConfig | EDMScheduleConfig],
+) -> Variant:
     """The known model that differs in the fewest fields of what could be read."""
 
     def distance(row: Variant) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cogworks.data.shape_outlines import SIGNED_DISTANCE
-from cogworks.data.shape_words import BACKGROUND_COLOURS, COLOURS, SHAPES
+from cogworks.data.shape_words import ALL_SHAPES, BACKGROUND_COLOURS, COLOURS
 from cogworks.video.frames import check_frames
 
 FloatArray = NDArray[np.float32]
@@ -216,7 +216,7 @@ def _read_shape(cover: FloatArray) -> str | None:
     columns = np.arange(0.5, cover.shape[2], dtype=np.float32)
     rows = np.arange(0.5, cover.shape[1], dtype=np.float32)
     overlaps = {}
-    for shape in SHAPES:
+    for shape in ALL_SHAPES:
         unit_area, drop = _area_and_centre(shape)
         radius = np.sqrt(area / unit_area)
         outline = SIGNED_DISTANCE[shape](

@@ -26,7 +26,9 @@ class Place(IntEnum):
     """The order of wrappers at one seam, inside to outside."""
 
     KERNEL = 0  # inner attention: which softmax kernel
+    WEIGHT = 5  # linears: how the weight is held
     ADAPTER = 10  # linears: what is added to their output; several share a seam, since sums have no order
+    RECOMPUTATION = 20  # block runner: what is kept for the backward pass
 
 
 class Wrapper(nn.Module):
@@ -73,12 +75,10 @@ class Attachment:
 
     def _attach(self, extension: Extension) -> None:
         for pattern, factory in extension.wrappers():
-            seams = list(_seams(self.network))
-            matches = [path for path in seams if fnmatchcase(path, pattern)]
-            if not matches:
-                raise ExtensionError(
-                    f"{extension} matches nothing: this network has no module at {pattern!r}{_near(pattern, seams)}"
-                )
+            try:
+                matches = matching_paths(self.network, pattern)
+            except ExtensionError as error:
+                raise ExtensionError(f"{extension} matches nothing: {error}") from None
             for path in matches:
                 occupant = self.network.get_submodule(path)
                 self._check_order(extension, path, occupant)
@@ -131,6 +131,15 @@ def attach(network: nn.Module, *extensions: Extension) -> Attachment:
             attached then.
     """
     return Attachment(network, extensions)
+
+
+def matching_paths(network: nn.Module, pattern: str) -> list[str]:
+    """The paths of the modules that a pattern names, in the network's order. Raises ExtensionError if there is none."""
+    seams = list(_seams(network))
+    matches = [path for path in seams if fnmatchcase(path, pattern)]
+    if not matches:
+        raise ExtensionError(f"this network has no module at {pattern!r}{_near(pattern, seams)}")
+    return matches
 
 
 def _seams(network: nn.Module, prefix: str = "") -> Iterator[str]:

@@ -81,7 +81,9 @@ class LoRALinear(Wrapper):
     @property
     def weight(self) -> Tensor:
         """The weight without any LoRA, whose dtype and device are those of the linear."""
-        return self._linear[0].weight
+        weight = self.inner.weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     @property
     def bias(self) -> Tensor | None:

@@ -20,7 +20,7 @@ from cogworks.pipelines.resume import Keeper
 if TYPE_CHECKING:
     from cogworks.pipelines.generate import Pipeline
 
-StepCallback = Callable[["Pipeline", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
+StepCallback = Callable[["Pipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
 class AfterStep:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cogworks.config.measures import Measures
 from cogworks.diffusion.guidance import GuidanceSchedule, guide
-from cogworks.diffusion.prediction import Kind, to_x0
+from cogworks.diffusion.prediction import Kind, network_input, to_x0
 from cogworks.diffusion.schedule import Step
 from cogworks.models.transformer import Transformer
 from cogworks.nn.layout import StepInfo
@@ -52,10 +52,11 @@ class Denoiser:
             MemoryShortageError: memory ran out with all measures taken.
             NumericsError: the network's prediction is not finite.
         """
+        shown = network_input(x, self.kind, step.prediction_alpha, step.prediction_sigma)
         prediction, self.measures = with_relief(
-            lambda measures: self._guided(x, step, measures), self.measures, self.relieve, x.device, "sampling"
+            lambda measures: self._guided(shown, step, measures), self.measures, self.relieve, x.device, "sampling"
         )
-        where = f"step {step.index + 1} of {step.total} (timestep {step.timestep})"
+        where = f"step {step.index + 1} of {step.total} (timestep {step.timestep:.4g})"
         check_result(prediction, f"the transformer's prediction at {where}", self.text.dtype)
         return to_x0(prediction, self.kind, x, step.prediction_alpha, step.prediction_sigma)
 
@@ -73,7 +74,7 @@ class Denoiser:
             unconditional, conditional = self._predict(torch.cat([x, x]), both, info, step.timestep).chunk(2)
         return guide(unconditional, conditional, self.guidance(step))
 
-    def _predict(self, latents: Tensor, text: Tensor, info: StepInfo, timestep: int) -> Tensor:
+    def _predict(self, latents: Tensor, text: Tensor, info: StepInfo, timestep: float) -> Tensor:
         """What the network says, float32. The rows of `latents` hold the state once for each branch in `text`."""
         dtype = text.dtype
         if self.image_latents is not None:

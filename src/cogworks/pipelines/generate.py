@@ -18,7 +18,8 @@ from torch import Tensor
 
 from cogworks.config.measures import Measures
 from cogworks.config.variants import Variant
-from cogworks.diffusion.schedule import NoiseSchedule, truncate
+from cogworks.diffusion.edm import noise_schedule
+from cogworks.diffusion.schedule import truncate
 from cogworks.errors import RequestError
 from cogworks.pipelines.adapters import Adapters
 from cogworks.pipelines.after_step import AfterStep, StepCallback
@@ -85,7 +86,7 @@ class Pipeline:
         self.last_measures = measures or Measures()
         self._plans: dict[tuple[RunShape, int | None], Plan] = {}
         self.prompts = PromptEncoder(components)
-        self.schedule = NoiseSchedule(components.variant.schedule)
+        self.schedule = noise_schedule(components.variant.schedule)
 
     @property
     def variant(self) -> Variant:

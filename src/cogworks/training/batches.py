@@ -1,53 +1,100 @@
-"""Batches of the Shapes world, without end."""
+"""What a step learns from: batches that are functions of their number.
+
+A batch depends on the data, the seed, its number and the replica alone. So nothing has to be remembered to go on
+where a run stopped but the next number, and any process can prepare any batch.
+
+Letters: B samples of this replica, T frames, H W pixels, C latent channels, t h w latents, M text tokens, D text width.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cogworks.config.recipe import ShapesData
+from cogworks.config.training_data import ShapesData
 from cogworks.data.shapes import render
 
 
-class Batch(NamedTuple):
-    """`pixels` (B, 3, T, H, W) float32 in [-1, 1], their captions, and the number of the batch in the run."""
+class PixelBatch(NamedTuple):
+    """Clips as they are.
+
+    Attributes:
+        pixels: (B, 3, T, H, W) float32 in [-1, 1].
+        captions: of the clips.
+        number: of the batch in the run.
+        images: (B, 3, H, W) float32 in [-1, 1]: what image to video begins with, where that is not the first frames.
+    """
 
     pixels: Tensor
     captions: list[str]
     number: int
+    images: Tensor | None = None
 
 
 class LatentBatch(NamedTuple):
-    """`latents` (B, C, t, h, w) of the diffusion process, their captions, and the number of the batch in the run."""
+    """A batch that was encoded before.
+
+    Attributes:
+        latents: (B, C, t, h, w) float32, those of the diffusion process.
+        captions: of the clips.
+        number: of the batch in the run.
+        text_emb: (B, M, D) the captions' embeddings, in the dtype of their encoder.
+        empty_emb: (1, M, D) the embedding of the empty caption.
+        images: (B, 3, H, W) float32 in [-1, 1]: what image to video begins with.
+    """
 
     latents: Tensor
     captions: list[str]
     number: int
+    text_emb: Tensor
+    empty_emb: Tensor
+    images: Tensor
+
+
+Batch = PixelBatch | LatentBatch
+
+
+class Batches(Protocol):
+    """The batches of a run, by number; a `torch.utils.data.DataLoader` takes them with `batch_size=None`."""
+
+    def __getitem__(self, number: int) -> Batch: ...
+
+    def fingerprint(self) -> str:
+        """One hash of all that decides what a number stands for; a run that goes on on other data says so."""
 
 
 class ShapesBatches:
-    """Batches `start`, `start` + 1, ...: batch n holds scenes n * batch_size and on, whoever asks and whenever."""
+    """The Shapes world without end.
 
-    def __init__(self, data: ShapesData, batch_size: int, start: int = 0) -> None:
+    Args:
+        batch_size: of each replica.
+    """
+
+    def __init__(self, data: ShapesData, batch_size: int, *, replica: int = 0, replicas: int = 1) -> None:
         self.data = data
         self.batch_size = batch_size
-        self.start = start
+        self.replica = replica
+        self.replicas = replicas
 
-    def __iter__(self) -> Iterator[Batch]:
-        for number in itertools.count(self.start):
-            first = number * self.batch_size
-            yield read_batch(self.data, range(first, first + self.batch_size), number)
+    def __getitem__(self, number: int) -> PixelBatch:
+        first = (number * self.replicas + self.replica) * self.batch_size
+        clips = [shapes_clip(self.data, index) for index in range(first, first + self.batch_size)]
+        return PixelBatch(to_batch([frames for frames, _ in clips]), [caption for _, caption in clips], number)
+
+    def fingerprint(self) -> str:
+        return self.data.model_dump_json()
 
 
-def read_batch(data: ShapesData, indices: range, number: int = 0) -> Batch:
-    """Render the training scenes with these indices."""
-    clips = [render(data.seed, index, data.size, data.frames, data.fps, split="train") for index in indices]
-    frames = torch.from_numpy(np.stack([frames for frames, _ in clips]))
-    pixels = rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1
-    return Batch(pixels, [caption for _, caption in clips], number)
+def shapes_clip(data: ShapesData, index: int) -> tuple[NDArray[np.uint8], str]:
+    """Frames (T, H, W, 3) and caption of training scene number `index`."""
+    return render(data.seed, index, data.size, data.frames, data.fps, split="train")
+
+
+def to_batch(clips: list[NDArray[np.uint8]]) -> Tensor:
+    """Clips (T, H, W, 3) of one shape -> (B, 3, T, H, W) float32 in [-1, 1]."""
+    return rearrange(torch.from_numpy(np.stack(clips)), "b t h w c -> b c t h w").float() / 127.5 - 1

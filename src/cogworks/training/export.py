@@ -1,74 +1,87 @@
-"""From a run to a model: the averaged weights of a checkpoint as a diffusers folder."""
+"""From a run to a model: the weights of a checkpoint as files that `generate`, diffusers and the next run load."""
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from cogworks.config.recipe import TransformerRecipe, VAERecipe
-from cogworks.config.variants import Variant
-from cogworks.errors import RecipeError
-from cogworks.models.text_encoder import TextEncoder
-from cogworks.models.tokenizer import Tokenizer
-from cogworks.models.transformer import Transformer
-from cogworks.models.vae import VAE
-from cogworks.weights.save import save_pretrained
+from cogworks.config.recipe import Recipe
+from cogworks.extensions.lora import lora_pairs
+from cogworks.training.checkpoints import read_checkpoint
+from cogworks.training.transformer_module import LORA_NAME, TransformerModule
+from cogworks.training.vae_module import VAEModule
+from cogworks.weights.components import empty_text_encoder, empty_vae, open_text_encoder, open_vae
+from cogworks.weights.lora_write import write_lora
+from cogworks.weights.mapping import LazyTensor, State
+from cogworks.weights.save import Content, write_diffusers
+from cogworks.weights.storage import replacing_folder
 
-CHECKPOINT = "last.ckpt"
 MODEL = "model"
-VOCABULARY = "spiece.model"
-
-N = TypeVar("N", bound=nn.Module)
+LORA = "lora/pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of Lightning, memory-mapped. Its `state_dict` holds the averaged weights."""
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return checkpoint
+def export(recipe: Recipe, module: VAEModule | TransformerModule, checkpoint: Path) -> Path:
+    """Write what a checkpoint has learned into the run's folder, in place of what an earlier export left there.
 
+    Args:
+        module: of the recipe; it takes the checkpoint's weights.
 
-def export(recipe: VAERecipe | TransformerRecipe, variant: Variant, folder: Path) -> Path:
-    """Write what a run has learned to `folder`, in float16, in place of what an earlier export left there.
-
-    The model of a transformer run has the VAE of the run that it names.
+    Returns:
+        The folder of the model, or the file of the LoRA.
 
     Raises:
-        RecipeError: a run that is needed has no checkpoint.
+        RecipeError: the checkpoint cannot be read, or is of another run.
     """
-    new = folder.with_name(folder.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    if isinstance(recipe, VAERecipe):
-        save_pretrained(new, variant, vae=averaged(recipe.output, "vae", VAE(variant.vae)).half())
+    module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+    dtype: torch.dtype = getattr(torch, recipe.save_dtype)
+    folder = recipe.output / MODEL
+    if isinstance(module, VAEModule):
+        content = Content(module.variant, vae=_state(module.vae, dtype))
+    elif module.recipe.lora is None:
+        content = _content(module, dtype)
     else:
-        save_pretrained(
-            new,
-            variant,
-            transformer=averaged(recipe.output, "transformer", Transformer(variant.transformer)).half(),
-            text_encoder=averaged(recipe.output, "text_encoder", TextEncoder(variant.text_encoder)).half(),
-            vae=averaged(recipe.vae, "vae", VAE(variant.vae)).half(),
-            tokenizer=Tokenizer(recipe.output / VOCABULARY),
-        )
-    shutil.rmtree(folder, ignore_errors=True)
-    new.rename(folder)
+        return _export_lora(module, recipe.output / LORA, dtype)
+    with replacing_folder(folder) as new:
+        write_diffusers(new, content)
     return folder
 
 
-def averaged_state(run: Path) -> dict[str, Tensor]:
-    """The averaged weights in a run's last checkpoint. Raises RecipeError if it has none."""
-    path = run / CHECKPOINT
-    if not path.exists():
-        raise RecipeError(f"{run} has no {CHECKPOINT}: run its recipe first")
-    state: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
-    return state
+def _content(module: TransformerModule, dtype: torch.dtype) -> Content:
+    """The transformer as trained, the other components as they were found."""
+    model = module.model
+    text = None if model.text_folder is None else open_text_encoder(model.text_folder)
+    if text is None or module.recipe.train_text_encoder:
+        assert model.text_encoder is not None
+        text_state = _state(model.text_encoder, dtype)
+    else:
+        text_state = text.tensors(empty_text_encoder(model.variant))
+    vae = None if model.vae_folder is None else open_vae(model.vae_folder, model.variant)
+    return Content(
+        model.variant,
+        transformer=_state(module.transformer, dtype),
+        vae=None if vae is None else vae.tensors(empty_vae(model.variant)),
+        text_encoder=text_state,
+        tokenizer=model.tokenizer,
+    )
 
 
-def averaged(run: Path, name: str, network: N) -> N:
-    """Fill `network` with the averaged weights that the run calls `name`."""
-    prefix = f"{name}."
-    weights = averaged_state(run)
-    network.load_state_dict({key.removeprefix(prefix): w for key, w in weights.items() if key.startswith(prefix)})
-    return network
+def _state(network: nn.Module, dtype: torch.dtype) -> State:
+    def stored(tensor: Tensor) -> Tensor:
+        return tensor.detach().to("cpu", dtype)
+
+    return {
+        key: LazyTensor(tensor.shape, dtype, partial(stored, tensor)) for key, tensor in network.state_dict().items()
+    }
+
+
+def _export_lora(module: TransformerModule, path: Path, dtype: torch.dtype) -> Path:
+    pairs = [
+        replace(pair, lora_a=pair.lora_a.to(dtype), lora_b=pair.lora_b.to(dtype))
+        for pair in lora_pairs(module.transformer, LORA_NAME)
+    ]
+    write_lora(path, pairs, "diffusers", config=module.model.variant.transformer)
+    return path

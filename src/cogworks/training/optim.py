@@ -1,13 +1,20 @@
-"""Optimizers, learning rates and the average of weights."""
+"""Optimizers and the average of weights."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+
+from cogworks.config.training import OptimizerOptions, Run
+from cogworks.errors import RecipeError
+from cogworks.training.learning_rates import learning_rate
 
 
 class Muon(torch.optim.Optimizer):
@@ -56,11 +63,9 @@ def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
 class MuonAndAdamW(torch.optim.Optimizer):
     """Muon for matrices, AdamW for everything else, as one optimizer."""
 
-    def __init__(
-        self, matrices: Iterable[nn.Parameter], others: Iterable[nn.Parameter], matrix_lr: float, lr: float
-    ) -> None:
-        self.muon = Muon(matrices, lr=matrix_lr)
-        self.adamw = torch.optim.AdamW(list(others), lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    def __init__(self, muon: Muon, adamw: torch.optim.AdamW) -> None:
+        self.muon = muon
+        self.adamw = adamw
         super().__init__(self.muon.param_groups + self.adamw.param_groups, {})
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -79,13 +84,52 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self.param_groups = self.muon.param_groups + self.adamw.param_groups
 
 
-def trapezoid(optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, cooldown: float) -> LambdaLR:
-    """Rise over `warmup_steps`, stay, and fall linearly to zero over the last `cooldown` of `steps`.
+def build_optimizer(
+    recipe: Run, module: nn.Module, matrices_of: Iterable[nn.Module] = (), *, beside: dict[str, Any] | None = None
+) -> OptimizerLRSchedulerConfig:
+    """The optimizer of what a module trains, with its learning rates.
 
-    A pure function of the step: resuming with another `steps` moves the fall.
+    Args:
+        matrices_of: modules whose matrices Muon takes, where the recipe has it.
+        beside: AdamW's group of what is trained beside the module: `params`, and the options that differ.
+
+    Raises:
+        RecipeError: 8-bit AdamW is asked for and no library has it.
     """
-    falling = max(1.0, steps * cooldown)
-    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup_steps + 1), max(0.0, steps - step) / falling))
+    options = recipe.optimizer
+    trained = [p for p in module.parameters() if p.requires_grad]
+    optimizer: torch.optim.Optimizer
+    if options.kind == "muon":
+        assert options.matrix_learning_rate is not None
+        matrices = [p for each in matrices_of for p in each.parameters() if p.ndim == 2 and p.requires_grad]
+        chosen = {id(p) for p in matrices}
+        others = torch.optim.AdamW([p for p in trained if id(p) not in chosen], fused=True, **_adamw_options(options))
+        optimizer = MuonAndAdamW(Muon(matrices, lr=options.matrix_learning_rate), others)
+    elif options.kind == "adamw8bit":
+        optimizer = _adamw_8bit()(trained, **_adamw_options(options))
+    else:
+        optimizer = torch.optim.AdamW(trained, fused=True, **_adamw_options(options))
+    if beside is not None:
+        optimizer.add_param_group(beside)
+    factor = learning_rate(recipe.learning_rate, recipe.steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def _adamw_options(options: OptimizerOptions) -> dict[str, Any]:
+    return {
+        "lr": options.learning_rate,
+        "betas": options.betas,
+        "eps": options.eps,
+        "weight_decay": options.weight_decay,
+    }
+
+
+def _adamw_8bit() -> Callable[..., torch.optim.Optimizer]:
+    for library, name in (("bitsandbytes.optim", "AdamW8bit"), ("torchao.optim", "AdamW8bit")):
+        with contextlib.suppress(ImportError):
+            found: Callable[..., torch.optim.Optimizer] = getattr(importlib.import_module(library), name)
+            return found
+    raise RecipeError("optimizer.kind adamw8bit needs a library: pip install bitsandbytes (CUDA) or torchao")
 
 
 def warm_average(decay: float) -> Callable[[Tensor, Tensor, int | Tensor], Tensor]:

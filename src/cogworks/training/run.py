@@ -1,132 +1,137 @@
 """Run a recipe: build the module, hand it to Lightning, resume where it stopped, export what was learned.
 
-A run lives in its output folder: `last.ckpt` (resumed from when it exists), `logs/`, what its latents and tokens
-need (`codec.safetensors`, `spiece.model`), and in the end `model/`, a folder that `cogworks.load` and diffusers read.
+A run lives in its output folder: `checkpoints/` (resumed from when there are some), `metrics.csv`,
+`tensorboard/`, `samples/`, and in the end `model/`, a folder that `cogworks.load` and diffusers read, or `lora/` with a LoRA file.
 """
 
 from __future__ import annotations
 
-import datetime
+import errno
 import logging
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 
-from cogworks.config.recipe import TransformerRecipe, VAERecipe
-from cogworks.config.variants import VARIANTS, Variant
-from cogworks.errors import RecipeError
-from cogworks.models.tokenizer import Tokenizer
-from cogworks.training.batches import ShapesBatches, read_batch
-from cogworks.training.export import CHECKPOINT, MODEL, VOCABULARY, averaged_state, export, read_checkpoint
-from cogworks.training.latents import CODEC, CachedBatches, EncodedBatches, encoder_of
-from cogworks.training.linear_codec import LinearCodec
-from cogworks.training.optim import warm_average
+from cogworks.config.recipe import Recipe
+from cogworks.config.training import Run
+from cogworks.config.vae_recipe import VAERecipe
+from cogworks.errors import RunError
+from cogworks.training.batches import Batches, ShapesBatches
+from cogworks.training.callbacks import build_callbacks
+from cogworks.training.checkpoints import SafeCheckpoints, last_good_checkpoint, set_back
+from cogworks.training.data_module import RunData
+from cogworks.training.export import export
+from cogworks.training.metrics_file import MetricsFile
+from cogworks.training.replicas import Replicas, replica
+from cogworks.training.sentinel import RolledBack
+from cogworks.training.start import build_model
 from cogworks.training.transformer_module import TransformerModule
 from cogworks.training.vae_module import VAEModule
-from cogworks.training.vocabulary import train_vocabulary
+from cogworks.training.watch import OnStep
 
 log = logging.getLogger(__name__)
 
 
-def train(recipe: VAERecipe | TransformerRecipe) -> Path:
-    """Run `recipe` to its last step, resuming from its output folder, and export the model.
+@dataclass
+class PreparedRun:
+    """All that a recipe needs, built."""
+
+    recipe: Recipe
+    module: VAEModule | TransformerModule
+    data: RunData
+
+
+def train(recipe: Recipe, on_step: OnStep | None = None) -> Path:
+    """Run `recipe` to its last step, going on from its last checkpoint if it has one, and export what was learned.
+
+    Args:
+        on_step: hears how far the run is; without it the run shows that by itself.
 
     Returns:
-        The folder of the exported model.
+        The folder of the exported model, or the file of the LoRA.
 
     Raises:
-        RecipeError: the variant is unknown, or the VAE run that it builds on is missing.
+        RecipeError, DataError, WeightsError: what the recipe names is not there or does not fit.
+        RunError: the run went wrong, or a file could not be written; the last good checkpoint is whole.
         KeyboardInterrupt: it was interrupted; the same call goes on from the last checkpoint.
     """
-    variant = known_variant(recipe.variant)
     torch.set_num_threads(recipe.threads)
     recipe.output.mkdir(parents=True, exist_ok=True)
-    module = build_module(recipe, variant)
-    last = recipe.output / CHECKPOINT
-    start = read_checkpoint(last)["global_step"] if last.exists() else 0
-    if start:
-        log.info("resuming at step %d of %d", start, recipe.steps)
-    elif recipe.start_from is not None:
-        module.load_state_dict(averaged_state(recipe.start_from))
-    if start < recipe.steps:
-        trainer = _trainer(recipe, start)
-        batches = build_batches(recipe, variant, start)
-        try:
-            trainer.fit(module, batches, ckpt_path=last if start else None, weights_only=True)
-        except SystemExit:  # what Lightning makes of an interrupt
-            raise KeyboardInterrupt from None
-        trainer.save_checkpoint(last)
-    return export(recipe, variant, recipe.output / MODEL)
+    with Replicas(recipe.devices, recipe.threads) as replicas:
+        run = prepare_run(recipe)
+        checkpoint = last_good_checkpoint(recipe.output)
+        while True:
+            try:
+                fit(run, checkpoint, replicas, on_step)
+                break
+            except RolledBack as fault:
+                log.warning("%s: the run is set back", fault)
+                run = prepare_run(recipe)
+                run.data.not_before, run.data.rollbacks = fault.next_batch, fault.rollbacks
+                checkpoint = set_back(recipe.output, fault.trusted_step)
+    if replica() > 0:
+        return recipe.output  # the first process exports
+    last = last_good_checkpoint(recipe.output)
+    assert last is not None  # fit ends with one
+    return export(recipe, run.module, last)
 
 
-def known_variant(name: str) -> Variant:
-    """A row of the table of variants. Raises RecipeError with the known names."""
-    if name not in VARIANTS:
-        raise RecipeError(f"no variant named {name!r}; there are {', '.join(VARIANTS)}")
-    return VARIANTS[name]
+def prepare_run(recipe: Recipe) -> PreparedRun:
+    """Build module and data of a recipe, without reading a clip."""
+    module = VAEModule(recipe) if isinstance(recipe, VAERecipe) else TransformerModule(recipe, build_model(recipe))
+    return PreparedRun(recipe, module, RunData(lambda r, n: open_batches(recipe, r, n), recipe.data_workers))
 
 
-def build_module(recipe: VAERecipe | TransformerRecipe, variant: Variant) -> VAEModule | TransformerModule:
-    """The module that a recipe trains. Fits the codec and trains the vocabulary where the run has none yet."""
-    if isinstance(recipe, VAERecipe):
-        return VAEModule(recipe, variant, fitted_codec(recipe, variant))
-    vocabulary = recipe.output / VOCABULARY
-    if recipe.start_from is not None and not vocabulary.exists():
-        shutil.copyfile(recipe.start_from / VOCABULARY, vocabulary)
-    if not vocabulary.exists():
-        train_vocabulary(vocabulary, variant.text_encoder.vocab_size, recipe.data.seed)
-    tokenizer, text_tokens = Tokenizer(vocabulary), variant.transformer.text_tokens
-    return TransformerModule(recipe, variant, lambda captions: tokenizer.encode(captions, text_tokens))
+def open_batches(recipe: Recipe, replica: int, replicas: int) -> Batches:
+    """What one replica learns from."""
+    size = recipe.batch_size // recipe.accumulate
+    assert recipe.data.kind == "shapes"
+    return ShapesBatches(recipe.data, size, replica=replica, replicas=replicas)
 
 
-def build_batches(
-    recipe: VAERecipe | TransformerRecipe, variant: Variant, start: int
-) -> ShapesBatches | EncodedBatches | CachedBatches:
-    """What a run learns from, beginning with batch `start`."""
-    if isinstance(recipe, VAERecipe):
-        return ShapesBatches(recipe.data, recipe.batch_size, start)
-    return (CachedBatches if recipe.cached_clips else EncodedBatches)(recipe, encoder_of(recipe, variant), start)
+def fit(run: PreparedRun, checkpoint: Path | None, replicas: Replicas, on_step: OnStep | None = None) -> None:
+    """Train to the last step of the recipe, from a checkpoint if there is one."""
+    trainer = build_trainer(run.recipe, on_step)
+    try:
+        trainer.fit(run.module, datamodule=run.data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # what Lightning makes of an interrupt
+        raise KeyboardInterrupt from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(
+            f"the disk of {run.recipe.output} is full: make room and start the run again, and it goes on from its "
+            f"last checkpoint"
+        ) from None
+    finally:
+        replicas.adopt(trainer)
 
 
-def fitted_codec(recipe: VAERecipe, variant: Variant) -> LinearCodec:
-    """The codec of a VAE run, fitted the first time it is asked for."""
-    path = (recipe.start_from or recipe.output) / CODEC
-    if not path.exists():
-        pixels = read_batch(recipe.data, range(recipe.codec_clips)).pixels
-        LinearCodec.fit(pixels, variant.vae.latent_channels).save(path)
-    return LinearCodec.load(path)
-
-
-def _trainer(recipe: VAERecipe | TransformerRecipe, start: int) -> L.Trainer:
-    callbacks: list[Callback] = [
-        WeightAveraging(avg_fn=warm_average(recipe.ema_decay)),
-        ModelCheckpoint(
-            dirpath=recipe.output,
-            filename="step{step:06d}",
-            auto_insert_metric_name=False,
-            save_last=True,
-            train_time_interval=datetime.timedelta(minutes=recipe.checkpoint_minutes),
-            enable_version_counter=False,
-        ),
-        RichProgressBar(refresh_rate=recipe.log_every),
-    ]
+def build_trainer(recipe: Run, on_step: OnStep | None = None) -> L.Trainer:
     return L.Trainer(
-        default_root_dir=recipe.output,
-        accelerator="auto",
-        devices=1,
+        **trainer_options(recipe),
         max_steps=recipe.steps,
-        precision=recipe.precision,
-        gradient_clip_val=recipe.clip_norm,
-        log_every_n_steps=recipe.log_every,
-        logger=[
-            # One folder for each start: the CSV logger would replace what an earlier leg of the run has logged.
-            CSVLogger(recipe.output, name="logs", version=f"from{start:06d}"),
-            TensorBoardLogger(recipe.output, name="tensorboard", version=""),
-        ],
-        callbacks=callbacks,
-        enable_model_summary=False,
+        plugins=[SafeCheckpoints(recipe)],
+        logger=[MetricsFile(recipe.output), TensorBoardLogger(recipe.output, name="tensorboard", version="")],
+        callbacks=build_callbacks(recipe, on_step),
     )
+
+
+def trainer_options(recipe: Run) -> dict[str, Any]:
+    """How Lightning computes the steps of a recipe."""
+    return {
+        "default_root_dir": recipe.output,
+        "accelerator": "auto",
+        "devices": recipe.devices,
+        "strategy": "ddp" if recipe.devices > 1 else "auto",
+        "precision": recipe.precision,
+        "accumulate_grad_batches": recipe.accumulate,
+        "gradient_clip_val": recipe.optimizer.clip_norm,
+        "log_every_n_steps": recipe.log_every,
+        "use_distributed_sampler": False,
+        "enable_model_summary": False,
+    }

@@ -1,6 +1,11 @@
-"""One training step of the VAE: clips to a loss.
+"""One training step of the VAE: clips or images to a loss.
+
+VAE and discriminator learn in the same step, from the same reconstructions: their losses are added, and neither
+reaches the other's weights, so one backward pass serves both, and Lightning counts one step of one optimizer, which
+holds a group of weights for each. Accumulation, precision, clipping and resuming work as without a discriminator.
 
 Letters: B batch, T frames, H W pixels, C latent channels, t h w latents.
+Source: arXiv:2408.06072, section 2.1 and its appendix; the order of the terms as in arXiv:2112.10752's first stage.
 """
 
 from __future__ import annotations
@@ -8,82 +13,189 @@ from __future__ import annotations
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cogworks.config.recipe import VAERecipe
-from cogworks.config.variants import Variant
-from cogworks.models.vae import VAE
+from cogworks.config.vae_recipe import VAERecipe
+from cogworks.errors import RecipeError
 from cogworks.models.vae_posterior import Posterior
 from cogworks.nn.time_context import Start
-from cogworks.rng import generator_for
-from cogworks.training.batches import Batch
+from cogworks.rng import derive_seed, generator_for
+from cogworks.training.batches import PixelBatch
+from cogworks.training.discriminator import Discriminator, judge, judge_both
 from cogworks.training.linear_codec import LinearCodec
-from cogworks.training.optim import trapezoid
+from cogworks.training.optim import build_optimizer
+from cogworks.training.perceptual import Perceptual, build_perceptual
+from cogworks.training.vae_losses import adaptive_weight, hinge_discriminator, hinge_generator, kl_divergence, psnr
+from cogworks.training.vae_start import TrainingVAE, build_vae, lighten
+from cogworks.training.vae_views import choose_view
 
-INITIAL_LOGVAR = -6.0  # the posterior begins narrow: its noise must not drown the first latents
+Terms = dict[str, Tensor]
 
 
 class VAEModule(L.LightningModule):
-    """First each half regresses the linear codec, then both train together, held near it; or the decoder alone.
+    """Encoder and decoder together, or the decoder alone; with a codec each first regresses it by itself.
 
-    Crops, noise and posterior samples are keyed by (seed, step, replica).
+    Everything drawn is keyed by (seed, number of the batch, replica). What is trained is registered: `vae` and
+    `discriminator`. What only helps is in `frozen`, so that no checkpoint, average or gradient bucket holds it.
+
+    Args:
+        model: what to train; None builds what the recipe says.
     """
 
-    def __init__(self, recipe: VAERecipe, variant: Variant, codec: LinearCodec) -> None:
+    def __init__(self, recipe: VAERecipe, model: TrainingVAE | None = None) -> None:
         super().__init__()
+        model = model or build_vae(recipe)
         self.recipe = recipe
-        self.codec = codec
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            self.vae = VAE(variant.vae)
-        channels = variant.vae.latent_channels
-        with torch.no_grad():
-            self.vae.encoder.conv_out.bias[channels:] = INITIAL_LOGVAR
-            self.vae.encoder.conv_out.weight[channels:].mul_(0.1)
+        self.variant = model.variant
+        self.codec = model.codec
+        self.vae = model.vae
         self.vae.encoder.requires_grad_(recipe.train_encoder)
+        lighten(self.vae, compiled=recipe.compile, checkpointed=recipe.activation_checkpointing)
+        self.discriminator = _new_discriminator(recipe, model.variant.vae.image_channels)
+        perceptual = None if recipe.perceptual is None else build_perceptual(recipe.perceptual)
+        self.frozen: tuple[Perceptual, ...] = () if perceptual is None else (perceptual,)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        generator = generator_for(self.recipe.seed, "step", batch.number, self.global_rank)
-        progress = batch.number / self.recipe.steps
-        pixels = self._crop(batch.pixels, generator, whole=progress >= self.recipe.full_size_from)
-        target = self.codec.encode(pixels)
-        posterior = Posterior.from_moments(self.vae.encoder(pixels, Start()))
-        distance = F.mse_loss(posterior.mean, target)
-        latents = target if progress < self.recipe.joint_from else posterior.sample(generator)
-        level = self.recipe.latent_noise * torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
-        noise = (level * torch.randn(latents.shape, generator=generator)).to(latents)
-        decoded = self.vae.decoder(latents + noise, Start())
-        absolute, squared = F.l1_loss(decoded, pixels), F.mse_loss(decoded, pixels)
-        kl = posterior.kl() / posterior.mean[0].numel()
-        codec_weight = 1.0 if progress < self.recipe.joint_from else self.recipe.codec_weight
-        loss = absolute + self.recipe.squared_weight * squared + codec_weight * distance + self.recipe.kl_weight * kl
-        psnr = 10 * torch.log10(4 / (decoded.detach() - pixels).square().mean((1, 2, 3, 4))).mean()
-        self.log_dict({"loss": loss, "psnr": psnr, "codec_distance": distance, "kl": kl}, prog_bar=True)
+    def on_fit_start(self) -> None:
+        for network in self.frozen:
+            network.to(self.device)
+        if self.codec is not None:
+            self.codec = LinearCodec({name: tensor.to(self.device) for name, tensor in self.codec.tensors.items()})
+
+    def training_step(self, batch: PixelBatch, batch_index: int) -> Tensor:
+        loss, terms = self.losses(batch, self.global_step, self.global_rank)
+        shown = {name: value.detach() for name, value in terms.items()}
+        self.log_dict(shown, prog_bar=True, batch_size=len(batch.pixels))
         return loss
 
-    def _crop(self, pixels: Tensor, generator: torch.Generator, *, whole: bool) -> Tensor:
-        """Nine frames, say, of a corner drawn near the middle; `whole` keeps height and width, and fewer samples."""
-        size = pixels.shape[-1] if whole else self.recipe.crop_size
-        if whole:
-            pixels = pixels[: self.recipe.full_batch_size]
-        room = torch.tensor([pixels.shape[2] - self.recipe.crop_frames, *(n - size for n in pixels.shape[3:])])
-        spread = torch.rand(len(pixels), 3, 2, generator=generator).mean(-1)  # triangular: the middle most often
-        corners = (spread * (room + 1)).long().clamp(max=room).tolist()
-        return torch.stack(
-            [
-                clip[:, t : t + self.recipe.crop_frames, y : y + size, x : x + size]
-                for clip, (t, y, x) in zip(pixels, corners, strict=True)
-            ]
-        )
+    def losses(self, batch: PixelBatch, step: int, replica: int = 0) -> tuple[Tensor, Terms]:
+        """What is differentiated, and what is shown, of one replica's batch at a step of the optimizer.
+
+        What is shown as `loss` leaves out what the discriminator says, so that it means the same before and after
+        `start_step`.
+        """
+        draws = generator_for(self.recipe.seed, "step", batch.number, replica)
+        pixels = choose_view(self.recipe, batch, step / self.recipe.steps, draws)
+        posterior, decoded, target = self._reconstruct(pixels, step, draws)
+        likeness = self._likeness(decoded, pixels, draws)
+        nll = torch.stack([weight * value for weight, value in likeness.values()]).sum()
+        kl = kl_divergence(posterior, self.recipe.kl)
+        loss = nll + self.recipe.kl_weight * kl
+        terms = {"psnr": psnr(decoded, pixels), "kl": kl, "latent_std": posterior.mean.std()}
+        terms |= {name: value for name, (_, value) in likeness.items()}
+        if target is not None:
+            distance = F.mse_loss(posterior.mean, target)
+            loss = loss + self._codec_weight(step) * distance
+            terms["codec_distance"] = distance
+        terms = {"loss": loss, **terms}
+        if self.discriminator is not None:
+            adversarial, seen = self._adversarial(self.discriminator, nll, decoded, pixels, step)
+            loss, terms = loss + adversarial, terms | seen
+        return loss, terms
+
+    def _reconstruct(
+        self, pixels: Tensor, step: int, draws: torch.Generator
+    ) -> tuple[Posterior, Tensor, Tensor | None]:
+        """The posterior, the decoded clip (B, 3, T, H, W), and the codec's latents where there is a codec.
+
+        Raises:
+            RecipeError: the clip would not come back with as many frames.
+        """
+        frames, double = pixels.shape[2], 2 * self.variant.vae.temporal_stride
+        if frames % double > 1:
+            raise RecipeError(
+                f"clips of {frames} frames do not come back from a VAE with as many: take 1, {double}k or {double}k + 1"
+            )
+        posterior = Posterior.from_moments(self.vae.encoder(pixels, Start()).float())
+        target = None
+        if self.codec is not None:
+            with torch.autocast(pixels.device.type, enabled=False):
+                target = self.codec.encode(pixels)
+        latents = target if target is not None and not self._joint(step) else posterior.sample(draws)
+        if self.recipe.latent_noise > 0:
+            level = self.recipe.latent_noise * torch.rand(len(latents), 1, 1, 1, 1, generator=draws)
+            latents = latents + (level * torch.randn(latents.shape, generator=draws)).to(latents)
+        return posterior, self.vae.decoder(latents, Start()).float(), target
+
+    def _likeness(self, decoded: Tensor, pixels: Tensor, draws: torch.Generator) -> dict[str, tuple[float, Tensor]]:
+        """Each measure of how unlike the decoded clip is, with its weight."""
+        terms = {"absolute": (1.0, F.l1_loss(decoded, pixels))}
+        if self.recipe.squared_weight > 0:
+            terms["squared"] = (self.recipe.squared_weight, F.mse_loss(decoded, pixels))
+        options = self.recipe.perceptual
+        if options is not None:
+            frames = [clip.transpose(1, 2) for clip in (decoded, pixels)]  # (B, T, 3, H, W)
+            if options.frames == "one":
+                samples = torch.arange(len(pixels))
+                chosen = torch.randint(pixels.shape[2], (len(pixels),), generator=draws)
+                pair = [clip[samples, chosen] for clip in frames]
+            else:
+                pair = [clip.flatten(0, 1) for clip in frames]
+            terms["perceptual"] = (options.weight, self.frozen[0](*pair).mean())
+        return terms
+
+    def _adversarial(
+        self, discriminator: Discriminator, nll: Tensor, decoded: Tensor, pixels: Tensor, step: int
+    ) -> tuple[Tensor, Terms]:
+        """What VAE and discriminator learn from each other, together; nothing before `start_step`."""
+        options = self.recipe.discriminator
+        assert options is not None  # there is a discriminator
+        if step < options.start_step:
+            return _untouched(discriminator), {}
+        deceived = hinge_generator(judge(discriminator, decoded))
+        factor = deceived.new_ones(())
+        if options.adaptive:
+            factor = adaptive_weight(nll, deceived, self.vae.decoder.conv_out.weight, scale=decoded.numel() ** 0.5)
+        real, fake = judge_both(discriminator, pixels, decoded)
+        told = hinge_discriminator(real, fake)
+        terms = {"adversarial": deceived, "adaptive_weight": factor, "discriminator": told}
+        terms |= {"logits_real": real.float().mean(), "logits_fake": fake.float().mean()}
+        return options.weight * factor * deceived + told, terms
+
+    def _joint(self, step: int) -> bool:
+        options = self.recipe.codec
+        return options is None or step / self.recipe.steps >= options.joint_from
+
+    def _codec_weight(self, step: int) -> float:
+        assert self.recipe.codec is not None  # there is a codec
+        return self.recipe.codec.weight if self._joint(step) else 1.0
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before its time the discriminator has gradients of zero at most; its moments must not count those steps."""
+        options = self.recipe.discriminator
+        if self.discriminator is not None and options is not None and self.global_step < options.start_step:
+            self.discriminator.zero_grad(set_to_none=True)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip VAE and discriminator each by its own norm: neither may shrink the other's steps."""
+        if gradient_clip_val:
+            for network in (self.vae, self.discriminator):
+                if network is not None:
+                    nn.utils.clip_grad_norm_(network.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = torch.optim.AdamW(
-            [p for p in self.parameters() if p.requires_grad],
-            lr=self.recipe.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=0.0,
-            fused=True,
-        )
-        schedule = trapezoid(optimizer, self.recipe.steps, self.recipe.warmup_steps, self.recipe.cooldown)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        options = self.recipe.discriminator
+        if self.discriminator is None or options is None:
+            return build_optimizer(self.recipe, self.vae)
+        rate = options.learning_rate or self.recipe.optimizer.learning_rate
+        group = {"params": list(self.discriminator.parameters()), "lr": rate, "betas": options.betas}
+        return build_optimizer(self.recipe, self.vae, beside=group)
+
+
+def _new_discriminator(recipe: VAERecipe, channels: int) -> Discriminator | None:
+    options = recipe.discriminator
+    if options is None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(recipe.seed, "discriminator"))
+        return Discriminator(channels, options.width, options.stages, options.time_stages)
+
+
+def _untouched(discriminator: Discriminator) -> Tensor:
+    """Zero, that depends on every weight: processes that share gradients wait for those of all weights."""
+    return torch.stack([parameter.sum() for parameter in discriminator.parameters()]).sum() * 0.0

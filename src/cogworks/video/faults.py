@@ -32,8 +32,8 @@ DAMAGED = "it is damaged or in no format this can read; convert it (mp4 or png w
 
 
 @contextlib.contextmanager
-def reading(path: Path, what: str = "") -> Iterator[None]:
-    """Turn whatever a decoder raises inside the block into one `VideoError` that names the file and `what` it is not.
+def reading(path: object, what: str = "") -> Iterator[None]:
+    """Turn whatever a decoder raises inside the block into one `VideoError`: file `path` is not `what`.
 
     Decoders warn about damage that does not stop them; those warnings are not shown.
     """

@@ -49,25 +49,30 @@ def hash_frames(frames: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-def resize_frames(frames: NDArray[np.uint8], height: int, width: int, fit: Fit = "crop") -> NDArray[np.uint8]:
+def resize_frames(
+    frames: NDArray[np.uint8], height: int, width: int, fit: Fit = "crop", place: float = 0.5
+) -> NDArray[np.uint8]:
     """Resize with an anti-aliased bicubic filter.
 
     Args:
         frames: (T, H, W, 3).
-        fit: what happens where the aspect ratio differs: "crop" covers the new size and cuts the sides equally,
+        fit: what happens where the aspect ratio differs: "crop" covers the new size and cuts off what is left over,
             "pad" fits into it between black bars, "stretch" changes the ratio. All three are one where it is the same.
+        place: of "crop": which part is kept, from 0, the left or upper end, to 1; 0.5 cuts both sides equally.
 
     Returns:
         (T, height, width, 3); `frames` itself where nothing changes.
 
     Raises:
-        VideoError: bad frames, a size below 1, or an unknown `fit`.
+        VideoError: bad frames, a size below 1, an unknown `fit`, or a `place` outside 0 to 1.
     """
     check_frames(frames)
     if min(height, width) < 1 or fit not in get_args(Fit):
         raise VideoError(
             f"cannot resize to {height}x{width} with fit {fit!r}; use a positive size and crop, pad or stretch"
         )
+    if not 0 <= place <= 1:
+        raise VideoError(f"place must be from 0, the left or upper end, to 1; got {place}")
     old_height, old_width = frames.shape[1:3]
     if (old_height, old_width) == (height, width):
         return frames
@@ -83,11 +88,11 @@ def resize_frames(frames: NDArray[np.uint8], height: int, width: int, fit: Fit =
         return padded
     box = (0.0, 0.0, float(old_width), float(old_height))
     if fit == "crop" and wider > 0:
-        cut = (old_width - old_height * width / height) / 2
-        box = (cut, 0.0, old_width - cut, float(old_height))
+        spare = old_width - old_height * width / height
+        box = (spare * place, 0.0, old_width - spare * (1 - place), float(old_height))
     elif fit == "crop" and wider < 0:
-        cut = (old_height - old_width * height / width) / 2
-        box = (0.0, cut, float(old_width), old_height - cut)
+        spare = old_height - old_width * height / width
+        box = (0.0, spare * place, float(old_width), old_height - spare * (1 - place))
     return _scaled(frames, height, width, "BICUBIC", box)
 
 

@@ -6,6 +6,7 @@ Transparent parts lie on white paper.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from cogworks.errors import VideoError
 from cogworks.video.faults import reading
 from cogworks.video.frames import MAX_FRAME_BYTES
 from cogworks.video.sinks import FPS_KEY
-from cogworks.video.source import MAX_IMAGE_PIXELS, check_pixels, existing, picture_format
+from cogworks.video.source import MAX_IMAGE_PIXELS, File, HeldFile, check_pixels, existing, picture_format
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,7 +33,7 @@ _UNTIMED_MS = 100.0  # of a frame: what browsers take where none is given
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
-def read_picture(path: Path, kind: str) -> NDArray[np.uint8]:
+def read_picture(path: File, kind: str) -> NDArray[np.uint8]:
     """(H, W, 3) of a picture file in Pillow's format `kind`, turned upright by its EXIF orientation.
 
     Raises:
@@ -46,7 +47,17 @@ def read_picture(path: Path, kind: str) -> NDArray[np.uint8]:
         return _rgb(path, ImageOps.exif_transpose(image))
 
 
-def read_animation(path: Path, kind: str, max_frames: int | None) -> tuple[NDArray[np.uint8], float]:
+def is_still(path: File, kind: str) -> bool:
+    """Whether a picture file in Pillow's format `kind` holds one picture, and no animation.
+
+    Raises:
+        VideoError: it is too large, or damaged.
+    """
+    with reading(path, "an image"), _opened(path, kind) as image:
+        return kind in _PAGED or getattr(image, "n_frames", 1) == 1
+
+
+def read_animation(path: File, kind: str, max_frames: int | None) -> tuple[NDArray[np.uint8], float]:
     """Frames (T, H, W, 3) and rate of an animation, sampled at the rate of its shortest frames.
 
     Raises:
@@ -99,7 +110,7 @@ def read_folder(path: Path, files: list[Path], max_frames: int | None) -> tuple[
     return np.stack(frames), fps
 
 
-def picture_comment(path: Path, kind: str) -> str:
+def picture_comment(path: File, kind: str) -> str:
     """The text in the file's comment field, "" if there is none."""
     with reading(path, "an image"), _opened(path, kind) as image:
         if kind == "PNG":
@@ -108,7 +119,7 @@ def picture_comment(path: Path, kind: str) -> str:
     return found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
 
 
-def check_bytes(path: Path, decoded: int) -> None:
+def check_bytes(path: File, decoded: int) -> None:
     """Raise `VideoError` if a video is `decoded` bytes or more, and that is more than one may hold."""
     if decoded > MAX_FRAME_BYTES:
         raise VideoError(
@@ -117,7 +128,7 @@ def check_bytes(path: Path, decoded: int) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, kind: str) -> Iterator[Image]:
+def _opened(path: File, kind: str) -> Iterator[Image]:
     """The picture, known to be small enough before a pixel is decoded."""
     from PIL import Image
 
@@ -128,7 +139,7 @@ def _opened(path: Path, kind: str) -> Iterator[Image]:
     if kind not in Image.OPEN:
         raise VideoError(f"{path} is a {kind} picture, which this cannot read; convert it to png or jpeg")
     try:
-        opened = Image.open(path, formats=(kind,))
+        opened = Image.open(io.BytesIO(path.data) if isinstance(path, HeldFile) else path, formats=(kind,))
     except Image.DecompressionBombError as error:
         raise VideoError(
             f"{path} is more than the {MAX_IMAGE_PIXELS // 10**6} million pixels this reads; make it smaller first"
@@ -138,7 +149,7 @@ def _opened(path: Path, kind: str) -> Iterator[Image]:
         yield opened
 
 
-def _rgb(path: Path, image: Image) -> NDArray[np.uint8]:
+def _rgb(path: File, image: Image) -> NDArray[np.uint8]:
     from PIL import Image
 
     if image.mode.startswith("I"):  # gray of 16 bits, which Pillow would cut at 255
@@ -155,7 +166,7 @@ def _rgb(path: Path, image: Image) -> NDArray[np.uint8]:
     return np.array(Image.alpha_composite(paper, transparent).convert("RGB"))
 
 
-def _told_fps(path: Path) -> float | None:
+def _told_fps(path: File) -> float | None:
     with reading(path, "an image"), _opened(path, "PNG") as image:
         text = image.info.get(FPS_KEY)
     try:

@@ -15,16 +15,17 @@ from cogworks.errors import VideoError
 from cogworks.video.faults import DAMAGED, reading
 from cogworks.video.folder import frame_files
 from cogworks.video.pictures import picture_comment, read_animation, read_folder, read_picture
-from cogworks.video.source import existing, picture_format
+from cogworks.video.source import HeldFile, existing, picture_format
 from cogworks.video.stream import holds_video, read_stream, stream_comment
 from cogworks.video.video import Video
 
 
-def read_video(path: str | Path, max_frames: int | None = None) -> Video:
+def read_video(path: str | Path | HeldFile, max_frames: int | None = None) -> Video:
     """Decode a file's first video stream, or a folder of png frames, turned the way a player shows it.
 
     Args:
-        path: a file in any format, whatever its name ends in; or a folder of numbered png frames, or their pattern.
+        path: a file in any format, whatever its name ends in, on the disk or held in memory; or a folder of numbered
+            png frames, or their pattern.
         max_frames: stop after so many; None reads all.
 
     Returns:
@@ -35,27 +36,27 @@ def read_video(path: str | Path, max_frames: int | None = None) -> Video:
         VideoError: no such file, no video in it, damaged before the second frame, of more than 8K (`MAX_VIDEO_PIXELS`)
             or 4 GiB decoded (`MAX_FRAME_BYTES`), or `max_frames` below 1.
     """
-    path = Path(path)
     if max_frames is not None and max_frames < 1:
         raise VideoError(f"max_frames must be 1 or more, got {max_frames}")
-    if (files := _frame_files(path)) is not None:
-        return Video(*read_folder(path, files, max_frames))
-    kind = picture_format(existing(path))
-    return Video(*(read_stream(path, max_frames) if kind is None else read_animation(path, kind, max_frames)))
+    if not isinstance(path, HeldFile) and (files := _frame_files(Path(path))) is not None:
+        return Video(*read_folder(Path(path), files, max_frames))
+    file = existing(path)
+    kind = picture_format(file)
+    return Video(*(read_stream(file, max_frames) if kind is None else read_animation(file, kind, max_frames)))
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path | HeldFile) -> NDArray[np.uint8]:
     """Decode an image file to (H, W, 3) uint8 RGB, turned upright; transparent parts become white.
 
     Raises:
         VideoError: no such file, a video or an animation, damaged, or of more than 134 million pixels
             (`MAX_IMAGE_PIXELS`).
     """
-    path = existing(path)
-    kind = picture_format(path)
+    file = existing(path)
+    kind = picture_format(file)
     if kind is not None:
-        return read_picture(path, kind)
-    if holds_video(path):
+        return read_picture(file, kind)
+    if holds_video(file):
         raise VideoError(f"{path} is a video, not an image; pass it as a video (--video) or save one frame of it")
     raise VideoError(f"cannot read {path} as an image: {DAMAGED}")
 

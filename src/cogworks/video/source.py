@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cogworks.errors import VideoError
@@ -15,6 +16,20 @@ from cogworks.video.faults import reading
 
 MAX_IMAGE_PIXELS = 2**27  # 134 million: the largest phones take 108
 MAX_VIDEO_PIXELS = 2**25  # of one frame, 34 million: 8K (7680x4320) and no more
+
+
+@dataclass(frozen=True)
+class HeldFile:
+    """The bytes of a file that are in memory, and what messages call it: a member of an archive, for example."""
+
+    name: str
+    data: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+File = Path | HeldFile
 
 _HEAD_BYTES = 64
 _STARTS = (
@@ -33,12 +48,16 @@ _STARTS = (
 _HEIC_BRANDS = (b"heic", b"heix", b"mif1", b"msf1")
 
 
-def existing(path: str | Path) -> Path:
+def existing(path: str | File) -> File:
     """`path`, if it is a file of at least one byte.
 
     Raises:
         VideoError: there is no such file, or it is a folder, a pipe, a device, or empty.
     """
+    if isinstance(path, HeldFile):
+        if not path.data:
+            raise VideoError(f"{path} is empty (0 bytes); make or fetch it again")
+        return path
     path = Path(path)
     try:
         status = os.stat(path)
@@ -55,14 +74,17 @@ def existing(path: str | Path) -> Path:
     return path
 
 
-def picture_format(path: Path) -> str | None:
+def picture_format(path: File) -> str | None:
     """Pillow's name of the picture format in the file ("HEIC" for one it lacks), None if it is not one.
 
     Raises:
         VideoError: the file cannot be opened.
     """
-    with reading(path), open(path, "rb") as file:
-        head = file.read(_HEAD_BYTES)
+    if isinstance(path, HeldFile):
+        head = path.data[:_HEAD_BYTES]
+    else:
+        with reading(path), open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
     for start, name in _STARTS:
         if head.startswith(start):
             return name
@@ -75,7 +97,7 @@ def picture_format(path: Path) -> str | None:
     return None
 
 
-def check_pixels(path: Path, width: int, height: int, most: int) -> None:
+def check_pixels(path: File, width: int, height: int, most: int) -> None:
     """Raise `VideoError` if a picture of this size is larger than `most` pixels."""
     if width * height > most:
         raise VideoError(

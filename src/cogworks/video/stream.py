@@ -6,10 +6,10 @@ and formats that show any text as a video, are refused.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections import deque
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cogworks.errors import VideoError
 from cogworks.video.faults import reading
 from cogworks.video.pictures import check_bytes
-from cogworks.video.source import MAX_VIDEO_PIXELS, check_pixels
+from cogworks.video.source import MAX_VIDEO_PIXELS, File, HeldFile, check_pixels
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -36,7 +36,7 @@ _MAX_STRETCH = 4  # of a pixel's width to its height; what claims more is damage
 _ALMOST = 0.5  # of a frame: how far a frame may lie from its place at a constant rate
 
 
-def read_stream(path: Path, max_frames: int | None) -> tuple[NDArray[np.uint8], float]:
+def read_stream(path: File, max_frames: int | None) -> tuple[NDArray[np.uint8], float]:
     """Frames (T, H, W, 3) and rate of a file's first video stream.
 
     Frames that come at uneven times are taken at even steps of their average rate, each the nearest in time.
@@ -44,8 +44,8 @@ def read_stream(path: Path, max_frames: int | None) -> tuple[NDArray[np.uint8], 
     Raises:
         VideoError: no video in the file, larger than the limits, or damaged from the start.
     """
-    with reading(path, "a video"), _opened(path) as container:
-        stream = _video_stream(path, container)
+    with reading(path, "a video"), opened_container(path) as container:
+        stream = video_stream(path, container)
         frames, times = _decode(path, container, stream, max_frames)
         rate, listed = stream.average_rate or stream.guessed_rate, stream.frames
     if not frames or not rate:
@@ -53,7 +53,7 @@ def read_stream(path: Path, max_frames: int | None) -> tuple[NDArray[np.uint8], 
     if len(frames) < min(listed, max_frames or listed):
         # Cut short, or trimmed without encoding anew: a player would show the same frames.
         _log.warning("%s lists %d frames, of which %d could be read", path, listed, len(frames))
-    fps, nearest = _even_steps(times, float(rate))
+    fps, nearest = even_steps(times, float(rate))
     stacked = _stack(frames)
     if nearest is None:
         return stacked, fps
@@ -61,24 +61,25 @@ def read_stream(path: Path, max_frames: int | None) -> tuple[NDArray[np.uint8], 
     return stacked[nearest], fps
 
 
-def holds_video(path: Path) -> bool:
+def holds_video(path: File) -> bool:
     """Whether FFmpeg finds a video stream in the file."""
     try:
-        with reading(path, "a video"), _opened(path) as container:
-            _video_stream(path, container)
+        with reading(path, "a video"), opened_container(path) as container:
+            video_stream(path, container)
     except VideoError:
         return False
     return True
 
 
-def stream_comment(path: Path) -> str:
+def stream_comment(path: File) -> str:
     """The text in the file's comment tag, "" if there is none."""
-    with reading(path, "a video"), _opened(path) as container:
+    with reading(path, "a video"), opened_container(path) as container:
         tags = {name.lower(): text for name, text in container.metadata.items()}
     return tags.get("comment", "")
 
 
-def _opened(path: Path) -> InputContainer:
+def opened_container(path: File) -> InputContainer:
+    """The file's container, opened as a video and nothing else; to be used inside `reading`."""
     import av
 
     # "file:" keeps FFmpeg from taking a colon in a name for a protocol. max_pixels binds the probing decoders, too.
@@ -87,10 +88,16 @@ def _opened(path: Path) -> InputContainer:
         "format_whitelist": _CONTAINERS,
         "max_pixels": str(MAX_VIDEO_PIXELS),
     }
-    return av.open(f"file:{path}", options=options, metadata_errors="replace")
+    file = io.BytesIO(path.data) if isinstance(path, HeldFile) else f"file:{path}"
+    return av.open(file, "r", options=options, metadata_errors="replace")
 
 
-def _video_stream(path: Path, container: InputContainer) -> VideoStream:
+def video_stream(path: File, container: InputContainer) -> VideoStream:
+    """The first video stream that is no cover picture.
+
+    Raises:
+        VideoError: there is none.
+    """
     from av.stream import Disposition
 
     for stream in container.streams.video:
@@ -100,27 +107,19 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
 
 
 def _decode(
-    path: Path, container: InputContainer, stream: VideoStream, max_frames: int | None
+    path: File, container: InputContainer, stream: VideoStream, max_frames: int | None
 ) -> tuple[deque[NDArray[np.uint8]], list[float | None]]:
     """The frames in the order of showing, and when each is shown, in seconds."""
     from av.error import FFmpegError
-    from av.video.reformatter import VideoReformatter
 
+    as_shown = AsShown(path, stream)
     context = stream.codec_context
-    check_pixels(path, context.width, context.height, MAX_VIDEO_PIXELS)
     check_bytes(path, 3 * context.width * context.height * min(stream.frames, max_frames or stream.frames))
-    context.options = {"max_pixels": str(MAX_VIDEO_PIXELS)}  # a stream may grow after its header
-    stream.thread_type = "AUTO"
     frames: deque[NDArray[np.uint8]] = deque()
     times: list[float | None] = []
-    size: tuple[int, int] | None = None
-    reformatter = VideoReformatter()
     try:
         for picture in container.decode(stream):
-            if size is None:  # a stream that changes its size goes on in that of its first frame
-                size = _shown_size(picture, stream.sample_aspect_ratio)
-                check_pixels(path, *size, MAX_VIDEO_PIXELS)
-            frames.append(_rgb(picture, reformatter, size))
+            frames.append(as_shown(picture))
             times.append(picture.time)
             check_bytes(path, len(frames) * frames[0].nbytes)
             if len(frames) == max_frames:
@@ -130,6 +129,33 @@ def _decode(
             raise
         _log.warning("%s is damaged after frame %d; the rest is left out", path, len(frames))
     return frames, times
+
+
+class AsShown:
+    """Makes decoded pictures of a stream (H, W, 3) RGB, as a player shows them, and all of one size.
+
+    A stream that changes its size goes on in that of the first picture.
+
+    Raises:
+        VideoError: the stream is larger than `MAX_VIDEO_PIXELS`.
+    """
+
+    def __init__(self, path: File, stream: VideoStream) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        context = stream.codec_context
+        check_pixels(path, context.width, context.height, MAX_VIDEO_PIXELS)
+        context.options = {"max_pixels": str(MAX_VIDEO_PIXELS)}  # a stream may grow after its header
+        stream.thread_type = "AUTO"
+        self._path, self._pixel = path, stream.sample_aspect_ratio
+        self._reformatter = VideoReformatter()
+        self._size: tuple[int, int] | None = None
+
+    def __call__(self, picture: VideoFrame) -> NDArray[np.uint8]:
+        if self._size is None:
+            self._size = _shown_size(picture, self._pixel)
+            check_pixels(self._path, *self._size, MAX_VIDEO_PIXELS)
+        return _rgb(picture, self._reformatter, self._size)
 
 
 def _shown_size(picture: VideoFrame, pixel: Fraction | None) -> tuple[int, int]:
@@ -153,7 +179,7 @@ def _rgb(picture: VideoFrame, reformatter: VideoReformatter, size: tuple[int, in
     return np.ascontiguousarray(np.rot90(pixels, quarters))
 
 
-def _even_steps(times: list[float | None], rate: float) -> tuple[float, NDArray[np.intp] | None]:
+def even_steps(times: list[float | None], rate: float) -> tuple[float, NDArray[np.intp] | None]:
     """The constant rate of frames shown at `times`, and which frame to show at each step: None for one after the other.
 
     The number of frames stays what it is; `rate` is the file's claim, which holds where the times keep to it.

@@ -8,9 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from cogworks.config.architecture import PositionTable, Rope, ScheduleConfig, TransformerConfig, VAEConfig
+from cogworks.config.architecture import (
+    EDMScheduleConfig,
+    PositionTable,
+    Rope,
+    ScheduleConfig,
+    TransformerConfig,
+    VAEConfig,
+)
 from cogworks.errors import WeightsError
 from cogworks.weights.config_schema import Schema, build
+from cogworks.weights.edm_configs import EDM_CLASS, read_edm_schedule, write_edm_schedule
 
 TRANSFORMER_CLASS = "CogVideoXTransformer3DModel"
 VAE_CLASS = "AutoencoderKLCogVideoX"
@@ -237,8 +245,10 @@ def write_vae(config: VAEConfig) -> dict[str, Any]:
     return _VAE.write({"force_upcast": True, **values}, VAE_CLASS)
 
 
-def read_schedule(config: Mapping[str, Any], origin: str) -> ScheduleConfig:
+def read_schedule(config: Mapping[str, Any], origin: str) -> ScheduleConfig | EDMScheduleConfig:
     """`scheduler/scheduler_config.json` to ours. Raises WeightsError for another class or an unsupported value."""
+    if config.get("_class_name") == EDM_CLASS:
+        return read_edm_schedule(config, origin)
     values = _SCHEDULE.read(config, origin)
     return build(
         ScheduleConfig,
@@ -253,8 +263,10 @@ def read_schedule(config: Mapping[str, Any], origin: str) -> ScheduleConfig:
     )
 
 
-def write_schedule(config: ScheduleConfig, sampler: Literal["ddim", "dpm"]) -> dict[str, Any]:
+def write_schedule(config: ScheduleConfig | EDMScheduleConfig, sampler: Literal["ddim", "dpm"]) -> dict[str, Any]:
     """Ours to `scheduler/scheduler_config.json`. SAT's spacing has no name there and becomes "trailing"."""
+    if isinstance(config, EDMScheduleConfig):
+        return write_edm_schedule(config)
     values = {
         "beta_end": config.beta_end,
         "beta_start": config.beta_start,

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cogworks.config.places import cache_folder
 from cogworks.errors import WeightsError
@@ -51,6 +51,28 @@ def weights_hash(folder: ModelFolder) -> str:
     total = hashlib.sha256()
     for path in sorted({*weight_files(folder), *_config_files(folder)}):
         total.update(f"{path.relative_to(_root(folder)).as_posix()}\0{memory.hash_of(path)}\n".encode())
+    memory.save()
+    return total.hexdigest()
+
+
+def part_hash(folder: ModelFolder, part: Literal["vae", "text_encoder"]) -> str:
+    """The SHA-256, in hex, over the weights of one network: equal for every model that holds this file of it.
+
+    Raises:
+        WeightsError: the folder does not hold it, or a file cannot be read.
+    """
+    if folder.layout == "sat":
+        found = find_sat(folder.path)
+        place = found.vae if part == "vae" else found.text_encoder
+        if place is None:
+            raise WeightsError(f"{folder.path} has no {part}")
+        files = [place] if part == "vae" else _with_shards(place, part, folder)
+    else:
+        files = _with_shards(folder.path / part, part, folder)
+    memory, total = _Memory(cache_folder() / MEMORY), hashlib.sha256()
+    for path in files:
+        if path.suffix != ".json":  # an index holds nothing that the shards do not
+            total.update(f"{memory.hash_of(path)}\n".encode())
     memory.save()
     return total.hexdigest()
 

@@ -75,13 +75,23 @@ def interleaved_rows(num_sources: int, parts: int = 1) -> Transform:
 
     def forward(sources: Sequence[Tensor]) -> list[Tensor]:
         pieces = [source.unflatten(0, (parts, -1)) for source in sources]
-        return [torch.cat([piece[part] for part in range(parts) for piece in pieces])]
+        return [_under_each_other([piece[part] for part in range(parts) for piece in pieces])]
 
     def backward(targets: Sequence[Tensor]) -> list[Tensor]:
         rows = targets[0].unflatten(0, (parts, num_sources, -1))
         return [rows[:, source].flatten(0, 1) for source in range(num_sources)]
 
     return Transform(forward, backward)
+
+
+def _under_each_other(pieces: Sequence[Tensor]) -> Tensor:
+    """`torch.cat`, but for tensors without values: for those torch's own imports its compiler, 1.5 seconds and 70 MB."""
+    first = pieces[0]
+    if not first.is_meta:
+        return torch.cat(list(pieces))
+    if any(piece.shape[1:] != first.shape[1:] for piece in pieces):
+        raise ValueError("rows of different lengths do not go under each other")
+    return first.new_empty((sum(len(piece) for piece in pieces), *first.shape[1:]))
 
 
 def flattened_columns(shape: Sequence[int]) -> Transform:

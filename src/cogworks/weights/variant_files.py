@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cogworks.config.architecture import ScheduleConfig, TransformerConfig, VAEConfig
+from cogworks.config.architecture import EDMScheduleConfig, ScheduleConfig, TransformerConfig, VAEConfig
 from cogworks.config.variants import T5_XXL, VARIANTS, GenerationDefaults, Variant
 from cogworks.errors import WeightsError
 from cogworks.weights import configs, text_configs
@@ -59,7 +59,7 @@ def read_diffusers_variant(folder: Path) -> Variant:
             vae=vae,
             text_encoder=text_encoder or T5_XXL,
             schedule=schedule,
-            defaults=_plain_defaults(transformer, vae, configs.SAMPLERS[scheduler["_class_name"]]),
+            defaults=_plain_defaults(transformer, vae, configs.SAMPLERS.get(scheduler["_class_name"], "ddim")),
         )
     return replace(
         row,
@@ -116,7 +116,9 @@ def write_variant_file(folder: Path, variant: Variant) -> None:
     write_json(folder / VARIANT_FILE, asdict(variant))
 
 
-def known_variant(transformer: TransformerConfig, vae: VAEConfig, schedule: ScheduleConfig) -> Variant | None:
+def known_variant(
+    transformer: TransformerConfig, vae: VAEConfig, schedule: ScheduleConfig | EDMScheduleConfig
+) -> Variant | None:
     """The published or bundled model with this configuration, if any.
 
     Copies of one model differ in values without an effect: the largest grid of sliced rotary positions, the image
@@ -136,7 +138,7 @@ def known_variant(transformer: TransformerConfig, vae: VAEConfig, schedule: Sche
         if (
             same_transformer
             and replace(vae, invert_scale_latents=invert) == row.vae
-            and replace(schedule, spacing=row.schedule.spacing) == row.schedule
+            and _without_spacing(schedule) == _without_spacing(row.schedule)
         ):
             return row
     return None
@@ -149,7 +151,15 @@ def _check_pipeline(folder: Path) -> None:
         raise WeightsError(f"{path} is of a {name}, expected one of {', '.join(_PIPELINES)}")
 
 
-def _spacing(schedule: ScheduleConfig, row: Variant, folder: Path) -> ScheduleConfig:
+def _without_spacing(schedule: ScheduleConfig | EDMScheduleConfig) -> ScheduleConfig | EDMScheduleConfig:
+    return replace(schedule, spacing="trailing") if isinstance(schedule, ScheduleConfig) else schedule
+
+
+def _spacing(
+    schedule: ScheduleConfig | EDMScheduleConfig, row: Variant, folder: Path
+) -> ScheduleConfig | EDMScheduleConfig:
+    if isinstance(schedule, EDMScheduleConfig) or isinstance(row.schedule, EDMScheduleConfig):
+        return schedule
     # SAT's spacing has no name in the file and was written as "trailing".
     if row.schedule.spacing == "sat" and schedule.spacing == "trailing":
         return replace(schedule, spacing="sat")

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from cogworks.config.measures import Measures
 from cogworks.config.variants import Variant
+from cogworks.diffusion.edm import noise_schedule
 from cogworks.diffusion.guidance import constant_guidance
-from cogworks.diffusion.schedule import NoiseSchedule
 from cogworks.nn.linear import StackedLinear
 from cogworks.pipelines import codec
 from cogworks.pipelines.denoiser import Denoiser
@@ -92,7 +92,7 @@ def measure_step(
         Measures(split_guidance=split_guidance),
         lambda measures: None,
     )
-    step = NoiseSchedule(variant.schedule).steps(1)[0]
+    step = noise_schedule(variant.schedule).steps(1)[0]
     with _dry_run(network, device) as meter:
         denoise(state, step)
     return _part(network, meter, _stored(variant))

@@ -1,8 +1,12 @@
 """The plan of a run: what each phase takes, and the measures with which that fits into memory.
 
 What a plan counts is what a run holds at once on the device: networks, activations, the state of sampling, and on the
-host's own memory the frames. What the process holds before (`Plan.baseline`), torch's libraries above all, is not the
-run's.
+host's own memory the frames, with the libraries and prepared kernels that come into the process on the way. What is held
+before (`Plan.baseline`), Python and torch above all, is not the run's.
+
+What it is held to is measured so: on a CPU, by how much the peak of the resident memory of a fresh process exceeds what
+it held when the plan was made; on a CUDA device, by how much torch's allocator rose. docs/hardware.md says the same to
+users, tests/pipelines/test_plan_memory.py and test_plan_gpu.py compare.
 """
 
 from __future__ import annotations
@@ -36,8 +40,10 @@ STATES = 6
 TIDY_FROM = 256 * 10**6
 """From here on what is planned has to be right, and the process is told not to keep what is freed."""
 LIBRARY_BYTES = 24 * 10**6
-"""What a run on a CPU leaves in its process besides tensors: prepared kernels, code, Python's objects. Measured: 14 to
-31 MB more than all tensors in seven runs of 110 to 790 MB."""
+"""What a run on a CPU brings into its process besides tensors: code of torch, oneDNN and MKL that is read from their files
+at first use, kernels that are compiled for shapes, Python's objects. Fixed before the runs of
+tests/pipelines/test_plan_memory.py were chosen; in those that hold what is alive and no more it is 19 to 40 MB. A run so
+small that oneDNN is never called takes 8 MB."""
 LONG_FLOPS = {"cpu": 10**13, "mps": 10**14, "cuda": 10**16}
 """From here on a run may take minutes, and its time is worth a calibration."""
 
@@ -73,7 +79,8 @@ class Plan:
     Attributes:
         measures: with which this is so.
         budget: bytes that the run may hold.
-        baseline: bytes that the process held when the plan was made; not the run's.
+        baseline: bytes that were held when the plan was made, and are not the run's: on a CPU the resident memory of the
+            process, on a CUDA device what is allocated there.
         tidy: the process gives memory back as soon as it is free (`heap.give_back_early`).
     """
 
@@ -87,6 +94,11 @@ class Plan:
     @property
     def peak(self) -> int:
         return max(phase.memory for phase in self.phases)
+
+    @property
+    def total(self) -> int:
+        """Most bytes that are held in all: on a CPU, the peak of the resident memory of the process."""
+        return self.baseline + self.peak
 
     @property
     def fits(self) -> bool:

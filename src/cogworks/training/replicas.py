@@ -1,0 +1,94 @@
+"""The processes of a run on several devices. Lightning starts them; here they end together, whatever ends one.
+
+The first process starts the others by its own command, each with its number in LOCAL_RANK. It is the one that talks,
+exports, and says what went wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import lightning as L
+
+from cogworks.errors import CogworksError, RunError
+
+AGREED_SECONDS = 10.0  # a replica that fails as all do leaves it to the first process to end it and to say why
+ALONE_SECONDS = 2.0  # one that fails in another way may only be seeing that the first process is gone
+WATCH_SECONDS = 0.5
+
+
+def replica() -> int:
+    """Which process of the run this is; 0 is the first."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+class Replicas:
+    """The processes of one run, from where they are started to where all have ended.
+
+    Args:
+        count: of processes.
+        threads: of each; Lightning would share out the cores instead.
+
+    Raises:
+        RunError: from the `with` block, in place of an error of communication, when a replica ended.
+    """
+
+    def __init__(self, count: int, threads: int) -> None:
+        self.count = count
+        self.threads = threads
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def adopt(self, trainer: L.Trainer) -> None:
+        """Take over the processes that a trainer has started."""
+        self._started += getattr(trainer.strategy.launcher, "procs", [])
+
+    def __enter__(self) -> Self:
+        if self.count > 1:
+            os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))
+        if replica() > 0:
+            logging.getLogger("cogworks").setLevel(logging.ERROR)
+            threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and replica() > 0:
+            agreed = isinstance(error, KeyboardInterrupt | RunError)
+            time.sleep(AGREED_SECONDS if agreed else ALONE_SECONDS)  # most often `_end_with` ends it here
+            return
+        fallen = None
+        if error is not None and not isinstance(error, CogworksError | KeyboardInterrupt):
+            fallen = next((each for each in enumerate(self._started, start=1) if each[1].poll()), None)
+        self._end(patient=error is None)
+        if fallen is not None:
+            number, process = fallen
+            raise RunError(
+                f"process {number} of {self.count} ended ({_how(process.returncode)}): start the run again, and it "
+                f"goes on from its last checkpoint"
+            ) from None
+
+    def _end(self, *, patient: bool) -> None:
+        for process in self._started:
+            if patient:
+                process.wait()
+            elif process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it has ended."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
+
+
+def _how(status: int) -> str:
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}, what it said is above"
