@@ -2,7 +2,8 @@
 
 The bundled model's weights stay fixed. Batches of rendered Shapes clips are encoded, noised at timesteps that are drawn
 independently or spread, and their mean loss is taken; both draws see the same clips and the same noise. Reported is the
-standard deviation of that mean over many batches.
+standard deviation of that mean over many batches, and what it should be by the losses of all samples together, which is
+known more precisely: sqrt(variance / B), where the variance is that within a stretch if timesteps are spread.
 
     python benchmarks/loss_variance.py                       # a table
     python benchmarks/loss_variance.py --samples 600 --json  # quicker, for programs
@@ -15,10 +16,12 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
 
 import cogworks
@@ -35,7 +38,12 @@ DRAWS: tuple[Draw, ...] = ("independent", "spread")
 
 @dataclass(frozen=True)
 class Result:
-    """Mean losses of `count` batches under one way to draw; `error` is the relative standard error of `deviation`."""
+    """Mean losses of `count` batches under one way to draw.
+
+    Attributes:
+        deviation, error: the standard deviation of the mean loss, and its own relative standard error.
+        expected: the standard deviation by the losses of all samples.
+    """
 
     batch: int
     draw: Draw
@@ -43,6 +51,14 @@ class Result:
     mean: float
     deviation: float
     error: float
+    expected: float
+
+
+class Losses(NamedTuple):
+    """Of `count` batches: positions of the noise levels and losses, (count, B)."""
+
+    positions: NDArray[np.float64]
+    losses: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -67,31 +83,46 @@ def read_clips(pipe: Pipeline, count: int, seed: int) -> Clips:
     return Clips(torch.cat(latents), text)
 
 
-def mean_loss(pipe: Pipeline, clips: Clips, batch: int, number: int, draw: Draw, seed: int) -> float:
-    """The mean loss of batch `number`. Clips and noise are the same for every `draw`."""
+def losses_of(pipe: Pipeline, clips: Clips, batch: int, number: int, draw: Draw, seed: int) -> tuple[Tensor, Tensor]:
+    """(B,) positions and losses of batch `number`. Clips and noise are the same for every `draw`."""
     schedule, kind = noise_schedule(pipe.variant.schedule), pipe.variant.schedule.prediction
     chosen = torch.randperm(len(clips.latents), generator=generator_for(seed, "clips", batch, number))[:batch]
     x0, text_emb = clips.latents[chosen], clips.text_emb[chosen]
     noise = torch.randn(x0.shape, generator=generator_for(seed, "noise", batch, number))
-    timesteps = schedule.timesteps_at(draw_positions(batch, generator_for(seed, draw, batch, number), draw=draw))
+    positions = draw_positions(batch, generator_for(seed, draw, batch, number), draw=draw)
+    timesteps = schedule.timesteps_at(positions)
     alpha, sigma = schedule.levels(timesteps)
     shown = network_input(add_noise(x0, noise, alpha, sigma), kind, alpha, sigma)
     prediction = pipe.components.transformer(shown, timesteps, text_emb)
-    return float(diffusion_loss(prediction, x0, noise, alpha, sigma, kind=kind).mean())
+    return positions, diffusion_loss(prediction, x0, noise, alpha, sigma, kind=kind)
 
 
-def measure(pipe: Pipeline, clips: Clips, batch: int, draw: Draw, samples: int, seed: int) -> Result:
-    count = samples // batch
-    losses = []
-    for number in range(count):
-        losses.append(mean_loss(pipe, clips, batch, number, draw, seed))
-        tell(f"batch of {batch}, {draw}: {number + 1} of {count}")
-    values = np.array(losses)
-    deviation = float(values.std(ddof=1))
-    # Of the deviation, from the spread of the squared distances: relative error of a variance over two.
-    squares = (values - values.mean()) ** 2
-    error = float(squares.std(ddof=1) / squares.mean() / count**0.5 / 2)
-    return Result(batch, draw, count, float(values.mean()), deviation, error)
+def measure(pipe: Pipeline, clips: Clips, batch: int, draw: Draw, samples: int, seed: int) -> Losses:
+    found = []
+    for number in range(samples // batch):
+        found.append(losses_of(pipe, clips, batch, number, draw, seed))
+        tell(f"batch of {batch}, {draw}: {number + 1} of {samples // batch}")
+    positions, losses = (torch.stack(each).double().numpy() for each in zip(*found, strict=True))
+    return Losses(positions, losses)
+
+
+def summarise(batch: int, draw: Draw, measured: Losses, everything: Losses) -> Result:
+    means = measured.losses.mean(axis=1)
+    squares = (means - means.mean()) ** 2
+    # Of a variance, from the spread of the squared distances; of its root, half that.
+    error = squares.std(ddof=1) / squares.mean() / len(means) ** 0.5 / 2
+    stretches = batch if draw == "spread" else 1
+    places = np.minimum(everything.positions * stretches, stretches - 1).astype(int)
+    within = np.mean([everything.losses[places == stretch].var(ddof=1) for stretch in range(stretches)])
+    return Result(
+        batch=batch,
+        draw=draw,
+        count=len(means),
+        mean=float(means.mean()),
+        deviation=float(means.std(ddof=1)),
+        error=float(error),
+        expected=float((within / batch) ** 0.5),
+    )
 
 
 def tell(text: str) -> None:
@@ -101,13 +132,18 @@ def tell(text: str) -> None:
 
 
 def table(results: list[Result]) -> str:
-    lines = [f"{'batch':>5}  {'timesteps':<12} {'batches':>7}  {'mean loss':>9}  {'deviation':>16}  {'variance':>8}"]
+    """Variances beside that of independent draws, as expected."""
+    lines = [
+        f"{'batch':>5}  {'timesteps':<12}{'batches':>8}{'mean loss':>11}"
+        f"{'deviation':>19}{'expected':>10}{'variance':>10}"
+    ]
     for result in results:
         plain = next(each for each in results if each.batch == result.batch and each.draw == "independent")
-        ratio = (result.deviation / plain.deviation) ** 2
-        spread = f"{result.deviation:.4f} +- {result.deviation * result.error:.4f}"
+        ratio = (result.expected / plain.expected) ** 2
+        deviation = f"{result.deviation:.4f} +- {result.deviation * result.error:.4f}"
         lines.append(
-            f"{result.batch:>5}  {result.draw:<12} {result.count:>7}  {result.mean:>9.4f}  {spread:>16}  {ratio:>8.2f}"
+            f"{result.batch:>5}  {result.draw:<12}{result.count:>8}{result.mean:>11.4f}{deviation:>19}"
+            f"{result.expected:>10.4f}{ratio:>10.2f}"
         )
     return "\n".join(lines)
 
@@ -122,12 +158,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
+    if options.samples < 4 * max(options.batches) or options.clips < max(options.batches):
+        parser.error("too few samples or clips: at least four batches of samples, and one batch of clips")
     started = time.monotonic()
     pipe = cogworks.load(options.model)
     clips = read_clips(pipe, options.clips, options.seed)
-    results = [
-        measure(pipe, clips, batch, draw, options.samples, options.seed) for batch in options.batches for draw in DRAWS
-    ]
+    measured = {
+        (batch, draw): measure(pipe, clips, batch, draw, options.samples, options.seed)
+        for batch in options.batches
+        for draw in DRAWS
+    }
+    everything = Losses(
+        *(np.concatenate([each.ravel() for each in part]) for part in zip(*measured.values(), strict=True))
+    )
+    results = [summarise(batch, draw, found, everything) for (batch, draw), found in measured.items()]
     tell("")
     if options.json:
         about = {"model": options.model, "samples": options.samples, "clips": options.clips, "seed": options.seed}

@@ -81,7 +81,10 @@ def test_manifests(tmp_path: Path, file_key: str, caption_key: str, kind: str) -
     rows = [("videos/a.mp4", 'a "red", circle', "a.png"), ("b, c.mp4", "two\nlines", ""), (str(elsewhere), "d", "")]
     folder = tmp_path / "manifests"
     path = folder / f"list.{kind}"
-    rows = [(f"../{file}" if not file.startswith("/") else file, text, f"../{own}" if own else "") for file, text, own in rows]
+    rows = [
+        (f"../{file}" if not file.startswith("/") else file, text, f"../{own}" if own else "")
+        for file, text, own in rows
+    ]
     if kind == "jsonl":
         write_rows(path, *({file_key: file, caption_key: text, "image": own, "n": 1} for file, text, own in rows))
     else:
@@ -224,6 +227,24 @@ def test_nothing_usable_says_what_was_looked_for(tmp_path: Path) -> None:
     write_rows(tmp_path / "list.jsonl", {"file": "a.mp4", "text": "a"})
     with pytest.raises(DataError, match=r"list\.jsonl: is a manifest under a name of its own"):
         find_clips(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions differ")
+def test_a_folder_that_cannot_be_listed_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("closed", "open"):
+        touch(tmp_path / folder / "a.mp4")
+        touch(tmp_path / folder / "a.txt", "a")
+    list_folder = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # the superuser may list everything
+    clips = find_clips(tmp_path)
+    assert captions(clips) == {"open/a.mp4": "a"}
+    assert [why for _, why in clips.faults] == ["cannot be listed: Permission denied"]
 
 
 def test_folders_in_a_circle_are_read_once(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cogworks.data.captions import TEMPLATES, ObjectWords, parse_caption, write_caption
-from cogworks.data.novel import teaching_scenes
+from cogworks.data.novel import companion_scenes, teaching_scenes
 from cogworks.data.shape_outlines import REACH
 from cogworks.data.shape_words import ALL_SHAPES, MOTIONS, all_triples, held_out_triples, is_held_out, novel_triples
 from cogworks.data.shapes import (
@@ -108,3 +109,19 @@ def test_captions_of_hearts_read_back(template: int) -> None:
     for triple in novel_triples("heart")[0]:
         words = ObjectWords(*triple, size="small")
         assert parse_caption(write_caption([words], "navy", template)).objects == (words,)
+
+
+def test_companions_differ_in_the_shape_alone() -> None:
+    scenes = teaching_scenes("heart", 64, 0)
+    companions = companion_scenes(scenes)
+    shapes = Counter(scene.objects[0].shape for scene in companions)
+    assert set(shapes) == set(SHAPES)
+    assert min(shapes.values()) >= 8
+    for scene, companion in zip(scenes, companions, strict=True):
+        (heart,), (known,) = scene.objects, companion.objects
+        assert replace(known, shape="heart") == heart
+        assert not companion.held_out
+        assert companion.background == scene.background
+        facts = parse_caption(companion.caption)
+        assert facts.objects[0].shape == known.shape
+        assert parse_caption(scene.caption).objects[0] == replace(facts.objects[0], shape="heart")

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cogworks.data import shards
-from cogworks.data.clips import find_clips
+from cogworks.data.clips import Clips, find_clips
 from cogworks.errors import DataError, VideoError
 from cogworks.video import Video
 from helpers.little_clips import frame_numbers, numbered, save_clip, touch
@@ -68,7 +68,10 @@ def test_where_a_caption_may_be(tmp_path: Path, key: str) -> None:
     shard(tmp_path / "both.tar", a__json=json.dumps({key: "from json"}), a__avi=clip, a__txt="from text")
     shard(tmp_path / "meta.tar", x__mp4=clip, y__webm=clip)
     (tmp_path / "meta.meta.jsonl").write_text(
-        "\n".join(json.dumps(row) for row in ({"key": "y", key: "y", "fps": 8}, {"key": "x", key: "x"}, {"key": "z", key: "z"}))
+        "\n".join(
+            json.dumps(row)
+            for row in ({"key": "y", key: "y", "fps": 8}, {"key": "x", key: "x"}, {"key": "z", key: "z"})
+        )
     )
     assert found(tmp_path / "json.tar") == ({"json.tar/a": "a"}, {})
     assert found(tmp_path / "both.tar") == ({"both.tar/a": "from text"}, {})
@@ -119,7 +122,13 @@ def test_samples_of_several_files(tmp_path: Path) -> None:
     )
     captions, faults = found(path)
     assert faults == {}
-    assert captions == {"s.tar/a.v1": "one", "s.tar/a.v2": "two", "s.tar/b": "b", "s.tar/c": "c", "s.tar/deep/er": "deeper"}
+    assert captions == {
+        "s.tar/a.v1": "one",
+        "s.tar/a.v2": "two",
+        "s.tar/b": "b",
+        "s.tar/c": "c",
+        "s.tar/deep/er": "deeper",
+    }
 
 
 def test_many_shards(tmp_path: Path) -> None:
@@ -138,7 +147,7 @@ def test_many_shards(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pattern", ["no-*.tar", "s-{0..999999999999}.tar", "{0..999}{0..999}.tar"])
 def test_patterns_that_are_refused(tmp_path: Path, pattern: str) -> None:
-    with pytest.raises(DataError, match="no file is called|at most"):
+    with pytest.raises(DataError, match=r"no file is called|at most"):
         find_clips(tmp_path / pattern)
 
 
@@ -166,13 +175,15 @@ def test_shards_that_are_none(tmp_path: Path) -> None:
 
 
 def test_names_never_lead_out_of_the_shard(tmp_path: Path) -> None:
-    path = shard(tmp_path / "s.tar", **{"../../evil.mp4": clip_bytes(), "../../evil.txt": "evil", "/etc/x.mp4": b"", "/etc/x.txt": "x"})
+    path = shard(
+        tmp_path / "s.tar",
+        **{"../../evil.mp4": clip_bytes(), "../../evil.txt": "evil", "/etc/x.mp4": b"", "/etc/x.txt": "x"},
+    )
     before = sorted(tmp_path.rglob("*"))
-    for clip in find_clips(path).items:
-        try:
-            clip.read()
-        except VideoError as error:
-            assert "empty" in str(error)
+    evil, empty = find_clips(path).items
+    assert evil.read().num_frames == 9
+    with pytest.raises(VideoError, match="empty"):
+        empty.read()
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -208,10 +219,12 @@ def test_a_size_that_leads_back_ends(tmp_path: Path) -> None:
 @cache
 def whole_shard() -> bytes:
     with TemporaryDirectory() as folder:
-        return shard(Path(folder, "s.tar"), a__mp4=b"video" * 200, a__txt="a", b__json='{"text": "b"}', b__mp4=b"x").read_bytes()
+        return shard(
+            Path(folder, "s.tar"), a__mp4=b"video" * 200, a__txt="a", b__json='{"text": "b"}', b__mp4=b"x"
+        ).read_bytes()
 
 
-@settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_mangled_shard_is_listed_or_explained(draws: st.DataObject) -> None:
     data = bytearray(whole_shard())
@@ -229,11 +242,12 @@ def test_a_mangled_shard_is_listed_or_explained(draws: st.DataObject) -> None:
         data = data or bytearray(b"x")
     with TemporaryDirectory() as folder:
         path = touch(Path(folder, "s.tar"), bytes(data))
+        sentence = ""
         try:
             clips = find_clips(path)
         except DataError as error:
-            assert "\n" not in str(error)
-            return
+            clips, sentence = Clips(()), str(error)
+        assert "\n" not in sentence
         for clip in clips.items:
             assert clip.span is not None
             assert clip.name.isprintable()

@@ -175,11 +175,21 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 }
 
 
+SAT_DAMAGES: dict[str, tuple[Damage, str]] = {
+    "no VAE": (remove("vae/3d-vae.pt"), "vae: .* has no VAE: put it at vae/3d-vae.pt"),
+    "no text encoder": (lambda folder: shutil.rmtree(folder / "t5-v1_1-xxl"), "text_encoder: .* has no text encoder"),
+    "a VAE cut off": (cut("vae/3d-vae.pt"), "vae: .*3d-vae.pt"),
+    "a transformer cut off": (cut("transformer/1/mp_rank_00_model_states.pt"), "mp_rank_00_model_states.pt"),
+    "an iteration that is not there": (write("transformer/latest", "7"), "configuration: .*names the iteration '7'"),
+}
+ALL_DAMAGES = {"diffusers": DAMAGES, "sat": SAT_DAMAGES}
+
+
 @pytest.mark.usefixtures("_quick")
-@pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_a_problem(name: str, copy: Copy) -> None:
-    damage, expected = DAMAGES[name]
-    folder = copy("diffusers")
+@pytest.mark.parametrize(("layout", "name"), [(layout, name) for layout, each in ALL_DAMAGES.items() for name in each])
+def test_damage_is_a_problem(layout: str, name: str, copy: Copy) -> None:
+    damage, expected = ALL_DAMAGES[layout][name]
+    folder = copy(layout)
     damage(folder)
     report = check_model(folder)
     problems = texts(report, "problem")
@@ -240,25 +250,6 @@ def test_a_missing_shard(copy: Copy) -> None:
     shard = sorted((folder / "transformer").glob("*-of-*.safetensors"))[1]
     shard.unlink()
     assert any(f"{shard.name} is missing" in text for text in texts(check_model(folder), "problem"))
-
-
-SAT_DAMAGES: dict[str, tuple[Damage, str]] = {
-    "no VAE": (remove("vae/3d-vae.pt"), "vae: .* has no VAE: put it at vae/3d-vae.pt"),
-    "no text encoder": (lambda folder: shutil.rmtree(folder / "t5-v1_1-xxl"), "text_encoder: .* has no text encoder"),
-    "a VAE cut off": (cut("vae/3d-vae.pt"), "vae: .*3d-vae.pt"),
-    "a transformer cut off": (cut("transformer/1/mp_rank_00_model_states.pt"), "mp_rank_00_model_states.pt"),
-    "an iteration that is not there": (write("transformer/latest", "7"), "configuration: .*names the iteration '7'"),
-}
-
-
-@pytest.mark.usefixtures("_quick")
-@pytest.mark.parametrize("name", SAT_DAMAGES)
-def test_damage_of_a_sat_folder(name: str, copy: Copy) -> None:
-    damage, expected = SAT_DAMAGES[name]
-    folder = copy("sat")
-    damage(folder)
-    problems = texts(check_model(folder), "problem")
-    assert any(re.search(expected, text) for text in problems), problems
 
 
 @pytest.mark.usefixtures("_quick")

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -289,41 +290,38 @@ def test_an_answer_that_breaks_off(endpoint: Endpoint) -> None:
     assert "broke off its answer" in failure(endpoint.settings())
 
 
-def test_a_server_that_speaks_no_http() -> None:
+@contextmanager
+def raw_server(answer: Callable[[socket.socket], None], timeout_seconds: float) -> Iterator[EndpointSettings]:
+    """An endpoint that reads one request and answers bytes of its own making."""
+
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):  # the client may have had enough
+            connection.recv(65536)
+            answer(connection)
+
     with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, args=(server,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        yield EndpointSettings(base_url=url, model="small", timeout_seconds=timeout_seconds)
 
-        def answer() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(b"SSH-2.0-server\r\n\r\n")
 
-        threading.Thread(target=answer, daemon=True).start()
-        port = server.getsockname()[1]
-        message = failure(EndpointSettings(base_url=f"http://127.0.0.1:{port}", model="small", timeout_seconds=5.0))
-    assert "broke off its answer" in message
+def test_a_server_that_speaks_no_http() -> None:
+    with raw_server(lambda connection: connection.sendall(b"SSH-2.0-server\r\n\r\n"), 5.0) as settings:
+        assert "broke off its answer" in failure(settings)
 
 
 def test_an_answer_that_drips() -> None:
     """Every byte comes in time, and all of them together do not."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def answer() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-                try:
-                    for _ in range(1000):
-                        connection.sendall(b" ")
-                        time.sleep(0.02)
-                except OSError:
-                    pass  # the client has had enough
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(1000):
+            connection.sendall(b" ")
+            time.sleep(0.02)
 
-        threading.Thread(target=answer, daemon=True).start()
-        port = server.getsockname()[1]
-        message = failure(EndpointSettings(base_url=f"http://127.0.0.1:{port}", model="small", timeout_seconds=0.2))
-    assert "did not answer within 0.2 seconds" in message
+    with raw_server(drip, 0.2) as settings:
+        assert "did not answer within 0.2 seconds" in failure(settings)
 
 
 def program(tmp_path: Path, code: str, *arguments: str, **more: Any) -> CommandSettings:

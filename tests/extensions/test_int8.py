@@ -307,3 +307,22 @@ def test_values_that_are_not_finite_are_refused() -> None:
         network.blocks[1].mlp.up.weight[0, 0] = float("nan")
     with pytest.raises(ExtensionError, match=r"blocks.1.mlp.up cannot go to 8 bits: .* not finite"):
         quantize_linears(network)
+
+
+def test_a_network_without_values_is_held_alike() -> None:
+    with torch.device("meta"):
+        network = Transformer(small_transformer().config)
+    quantize_linears(network)
+    held = network.blocks[0].mlp.up
+    assert (held.linear.weight.dtype, held.linear.weight.device.type) == (torch.int8, "meta")
+    assert held.weight_scale.shape == (held.linear.out_features,)
+
+
+def test_the_linears_of_the_blocks_take_a_quarter_of_the_memory() -> None:
+    def num_bytes(network: Transformer) -> int:
+        return sum(parameter.nbytes for parameter in network.blocks.parameters() if parameter.ndim == 2)
+
+    network = small_transformer()
+    before = num_bytes(network)
+    quantize_linears(network)
+    assert num_bytes(network) == before / 4

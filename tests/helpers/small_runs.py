@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import random
+import select
 import signal
 import socket
 import sys
@@ -15,17 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cogworks.config.recipe import Recipe, parse_recipe
 from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
 from cogworks.rng import generator_for
+from cogworks.training.batches import Batch
 from cogworks.training.run import train
+from cogworks.training.transformer_module import TransformerModule
 from cogworks.weights.load import load_text_encoder, load_tokenizer, load_variant
 from cogworks.weights.save import save_pretrained
 from cogworks.weights.source import resolve
-
-Schedule = list[tuple[float, int]]
 
 
 def save_small_model(folder: Path) -> Path:
@@ -107,47 +110,100 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {key: each for part in found for key, each in part.items()}
 
 
-def run_and_kill(values: dict[str, Any], replicas: int, seed: int, kills: int) -> dict[str, Any]:
+def run_and_kill(
+    values: dict[str, Any], replicas: int, seed: int, kills: int, spoiled: int | None = None
+) -> dict[str, Any]:
     """Run a recipe in processes of its own, kill -9 one of them at random moments, and start it again until it ends.
 
     The processes are forked from this one, which has imported all they need.
 
+    Args:
+        spoiled: the number of a batch whose loss is not a number, on the last replica.
+
     Returns:
-        how many legs were killed, and how many of those left a checkpoint half written.
+        how many legs were killed, how many of those left a checkpoint half written, and where the next ones began.
     """
     draws = random.Random(seed)
     recipe = parse_recipe(values, "test")
-    context = multiprocessing.get_context("fork")
-    report = {"killed": 0, "half_written": 0, "resumed_at": []}
-    length = None
-    while True:
-        port = _free_port()
-        legs = [context.Process(target=_leg, args=(recipe, rank, replicas, port)) for rank in range(replicas)]
-        began = time.monotonic()
-        for leg in legs:
-            leg.start()
-        if report["killed"] < kills:
-            legs[0].join(draws.uniform(0.3, 3.0) if length is None else draws.uniform(0.2, 0.8) * length)
-            victim = draws.choice(legs)
-            if victim.is_alive():
-                os.kill(victim.pid, signal.SIGKILL)
-                report["killed"] += 1
-        for leg in legs:
-            leg.join(60)
-        if any(leg.is_alive() for leg in legs):
-            for leg in legs:
-                leg.kill()
+    folder = recipe.output / "checkpoints"
+    if spoiled is not None:
+        _spoil(spoiled, replicas - 1)
+    steps = sorted(draws.randrange(recipe.steps) for _ in range(kills))
+    half_written, resumed_at = 0, []
+    for step in steps:
+        leg = Leg(recipe, replicas)
+        while step and not (folder / f"step{step:06d}.ckpt").exists():
+            leg.check()
+            time.sleep(0.002)
+        time.sleep(draws.uniform(0, 0.5))
+        leg.kill(draws.randrange(replicas))
+        half_written += any(folder.glob(".*.tmp"))
+        resumed_at.append(max((path.name for path in folder.glob("step*.ckpt")), default=None))
+    Leg(recipe, replicas).finish()
+    return {"killed": len(steps), "half_written": half_written, "resumed_at": resumed_at}
+
+
+def _spoil(number: int, last: int) -> None:
+    losses = TransformerModule.losses
+
+    def spoiled(self: TransformerModule, batch: Batch, replica: int = 0, replicas: int = 1) -> tuple[Tensor, Tensor]:
+        found, positions = losses(self, batch, replica, replicas)
+        return (found * math.nan if (batch.number, replica) == (number, last) else found), positions
+
+    TransformerModule.losses = spoiled  # type: ignore[method-assign]
+
+
+class Leg:
+    """One start of a run. The first process starts the others, as Lightning's launcher does."""
+
+    def __init__(self, recipe: Recipe, replicas: int) -> None:
+        context = multiprocessing.get_context("fork")
+        # Every process of the leg holds the writing end until it ends, so that the reading end tells of the last.
+        self.reader, writer = os.pipe()
+        numbers, sender = context.Pipe(duplex=False)
+        self.first = context.Process(target=_first, args=(recipe, replicas, _free_port(), sender))
+        self.first.start()
+        os.close(writer)
+        self.processes: list[int] = numbers.recv()
+
+    def check(self) -> None:
+        """Raise if the leg is over."""
+        if not self.first.is_alive():
+            raise RuntimeError(f"the run ended with {self.first.exitcode} before it was killed")
+
+    def kill(self, replica: int) -> None:
+        """Kill one process; the others must end then."""
+        self.check()
+        os.kill(self.processes[replica], signal.SIGKILL)
+        if replica > 0:
+            # Before the processes know each other, it is Lightning's observer that ends the first.
+            self.first.join(20)
+            self.first.kill()
+        self._all_gone()
+
+    def finish(self) -> None:
+        """Let the leg run to its end."""
+        self._all_gone()
+        if self.first.exitcode != 0:
+            raise RuntimeError(f"the run ended with {self.first.exitcode}")
+
+    def _all_gone(self) -> None:
+        if not select.select([self.reader], [], [], 240)[0]:
             raise TimeoutError("a process outlived the others")
-        folder = recipe.output / "checkpoints"
-        report["half_written"] += any(folder.glob(".*.tmp"))
-        report["resumed_at"].append(max((path.name for path in folder.glob("step*.ckpt")), default=None))
-        if all(leg.exitcode == 0 for leg in legs):
-            report["seconds"] = time.monotonic() - began
-            return report
+        os.close(self.reader)
+        self.first.join()
 
 
-def _leg(recipe: Recipe, rank: int, replicas: int, port: int) -> None:
-    """One process of a run, as Lightning's launcher would start it."""
+def _first(recipe: Recipe, replicas: int, port: int, sender: Any) -> None:
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=_process, args=(recipe, rank, replicas, port)) for rank in range(1, replicas)]
+    for other in others:
+        other.start()
+    sender.send([os.getpid(), *(other.pid for other in others)])
+    _process(recipe, 0, replicas, port)
+
+
+def _process(recipe: Recipe, rank: int, replicas: int, port: int) -> None:
     if replicas > 1:
         os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(replicas))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -161,4 +217,5 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run_and_kill(**json.loads(sys.argv[1]))))
+    for job in json.loads(sys.argv[1]):
+        print(json.dumps(run_and_kill(**job)))

@@ -72,6 +72,15 @@ def test_decoding_goes_on_in_smaller_pieces(
     ]
 
 
+def test_an_exact_run_ends_where_tiles_would_begin(small: Small, short: Callable[..., Any]) -> None:
+    pipeline = unplanned(small("small"))
+    pipeline.exact = True
+    asked = short(Decoder, lambda shape: shape[3] <= 8, GPU_SHORTAGE)
+    with pytest.raises(MemoryShortageError, match="ran out in decoding and there is nothing left to save"):
+        pipeline.generate(["a", "b"], **TALL)
+    assert {shape[3:] for shape in asked} == {(16, 8)}  # whole pictures, all of them
+
+
 def test_encoding_goes_on_in_smaller_pieces(small: Small, short: Callable[..., Any]) -> None:
     pipeline = unplanned(small("small-i2v"))
     short(Encoder, lambda shape: shape[3] <= 64, GPU_SHORTAGE)

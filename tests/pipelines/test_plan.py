@@ -53,6 +53,14 @@ def test_tiles_come_after_what_keeps_the_pixels() -> None:
     assert (none.fits, none.measures) == (False, Measures(offload=True, split_guidance=True, tile=(64, 64)))
 
 
+def test_an_exact_plan_has_no_tiles_and_fits_or_not() -> None:
+    shape = replace(default_shape(TINY), geometry=geometry(TINY, 256, 256, 17))
+    whole = make(TINY, 1, shape, measures=Measures(offload=True, split_guidance=True))
+    plan = make(TINY, (whole.peak - 1) / GB, shape, exact=True)
+    assert (plan.fits, plan.measures.exact) == (False, True)
+    assert make(TINY, (whole.peak + 1) / GB, shape, exact=True).fits
+
+
 def test_the_ladder_leaves_out_what_has_no_effect() -> None:
     alone = replace(default_shape(TINY), guided=False)
     assert set(ladder(TINY, alone)) == {Measures(), Measures(offload=True)}  # a picture smaller than the published tile

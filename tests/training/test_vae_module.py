@@ -19,6 +19,7 @@ from cogworks.config.vae_recipe import VAERecipe
 from cogworks.config.variants import TINY
 from cogworks.errors import RecipeError
 from cogworks.training.batches import PixelBatch, ShapesBatches
+from cogworks.training.data_module import Numbers
 from cogworks.training.linear_codec import LinearCodec
 from cogworks.training.vae_module import VAEModule
 from cogworks.training.vae_start import TrainingVAE, new_vae
@@ -26,7 +27,7 @@ from cogworks.training.vae_start import TrainingVAE, new_vae
 FOLDER = Path(__file__).parents[2] / "recipes"
 MICRO = replace(
     TINY,
-    vae=replace(TINY.vae, widths=(4, 4, 4, 4), latent_channels=4, layers_per_block=1, norm_groups=2),
+    vae=replace(TINY.vae, widths=(4, 4, 4), latent_channels=4, layers_per_block=1, norm_groups=2),
 )
 PERCEPTUAL: dict[str, Any] = {"weight": 0.1}
 DISCRIMINATOR: dict[str, Any] = {"start_step": 0, "width": 4, "stages": 2, "time_stages": 1}
@@ -104,8 +105,7 @@ def fit(
     )
     parts = recipe.accumulate
     batches = ShapesBatches(recipe.data, recipe.batch_size // parts)
-    numbers = range(start * parts, recipe.steps * parts)
-    loader = DataLoader(batches, batch_size=None, sampler=numbers)  # type: ignore[arg-type]  # it has no length
+    loader = DataLoader(batches, batch_size=None, sampler=Numbers(start * parts))  # type: ignore[arg-type]  # it has no length
     trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
@@ -241,16 +241,15 @@ def test_a_short_run_with_everything_lowers_the_error(tmp_path: Path) -> None:
     recipe = micro_recipe(
         tmp_path,
         steps=30,
+        batch_size=4,
         perceptual=PERCEPTUAL,
         discriminator={**DISCRIMINATOR, "start_step": 10},
-        images={"share": 0.2},
         optimizer={"learning_rate": 1e-2},
     )
     module, unseen = micro_module(recipe), batch_of(recipe, 100)
     before = float(module.losses(unseen, step=0)[1]["absolute"])
     fit(module)
     after = float(module.losses(unseen, step=0)[1]["absolute"])
-    print(before, after)
     assert after < 0.8 * before
 
 
@@ -340,3 +339,20 @@ def test_clips_must_have_frames_that_come_back(tmp_path: Path) -> None:
     recipe = micro_recipe(tmp_path, data={"kind": "shapes", "size": 16, "frames": 13})
     with pytest.raises(RecipeError, match=r"clips of 13 frames do not come back .* take 1, 8k or 8k \+ 1"):
         micro_module(recipe).losses(batch_of(recipe), step=0)
+
+
+def test_pictures_are_compared_by_one_frame_or_by_all(tmp_path: Path) -> None:
+    seen: dict[tuple[str, float], tuple[int, float]] = {}
+    for frames in ("one", "all"):
+        for share in (1e-9, 1.0):  # clips alone, images alone
+            images = {"share": share, "frame": "first"}
+            recipe = micro_recipe(tmp_path, perceptual={"frames": frames}, images=images)
+            module = micro_module(recipe)
+            counts: list[int] = []
+            module.frozen[0].register_forward_pre_hook(lambda _, inputs, seen=counts: seen.append(len(inputs[0])))
+            _, terms = module.losses(batch_of(recipe), step=0)
+            seen[frames, share] = counts[0], float(terms["perceptual"])
+    assert {key: count for key, (count, _) in seen.items()} == {
+        ("one", 1e-9): 2, ("all", 1e-9): 18, ("one", 1.0): 2, ("all", 1.0): 2,
+    }  # fmt: skip
+    assert seen["one", 1.0] == seen["all", 1.0]

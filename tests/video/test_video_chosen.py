@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from cogworks.errors import VideoError
@@ -88,6 +92,7 @@ def test_the_whole_video_one_by_one(coded: Path) -> None:
 def test_measured(coded: Path) -> None:
     whole = read_video(coded)
     assert measure_video(coded) == (31, 32, 48, pytest.approx(whole.fps))
+    assert measure_video(coded, exact=True) == measure_video(coded)
     assert measure_video(HeldFile("held", coded.read_bytes())) == measure_video(coded)
 
 
@@ -166,6 +171,29 @@ def test_turned_pictures_have_their_shown_size(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_frames(path, lambda *_: [4, 8]), whole.frames[[4, 8]])
 
 
+def test_a_video_cut_without_encoding_it_anew(tmp_path: Path) -> None:
+    """Its first frames are there, because the others are coded from them, and are not shown."""
+    whole, cut = save_clip(tmp_path / "whole.mp4", 30), tmp_path / "cut.mp4"
+    keep = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    with av.open(str(whole)) as source, av.open(str(cut), "w", options=keep) as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                shift = int(10 / 8 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                container.mux(packet)
+    assert frame_numbers(read_video(cut).frames) == list(range(10, 30))
+    assert measure_video(cut) == measure_video(cut, exact=True) == (20, 32, 48, 8)
+    assert frame_numbers(read_frames(cut, lambda length, _: [0, 7, length - 1])) == [10, 17, 29]
+    assert len(list(each_frame(cut))) == 20
+
+
+def test_frames_are_converted_one_by_one(coded: Path) -> None:
+    whole = read_video(coded).frames
+    frames = read_frames(coded, lambda *_: [20, 3, 3], lambda frame: frame[:8, :8])
+    np.testing.assert_array_equal(frames, whole[[20, 3, 3], :8, :8])
+
+
 def test_damage_is_named(tmp_path: Path) -> None:
     path = encode(tmp_path / "clip.mkv", noisy(), *CODINGS["mkv"])
     data = path.read_bytes()
@@ -190,7 +218,11 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     empty.touch()
     text.write_text("no video at all")
     for file in (empty, text, tmp_path / "missing.mp4", HeldFile("held", b""), HeldFile("held", b"text")):
-        for read in (measure_video, lambda file: read_frames(file, lambda *_: [0]), lambda file: list(each_frame(file))):
+        for read in (
+            measure_video,
+            lambda file: read_frames(file, lambda *_: [0]),
+            lambda file: list(each_frame(file)),
+        ):
             with pytest.raises(VideoError, match="held" if isinstance(file, HeldFile) else file.name):
                 read(file)
 
@@ -210,3 +242,53 @@ def test_held_files_are_read_whole(tmp_path: Path) -> None:
     assert "data" not in repr(held)
     with pytest.raises(VideoError, match="held is a video, not an image"):
         read_image(held)
+
+
+def test_fewer_frames_than_packets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the decoder gives counts: the choice is asked again, for what there is."""
+    path = save_clip(tmp_path / "clip.mp4", 9)
+    timeline = chosen._timeline
+
+    def with_two_more(*arguments: object) -> object:
+        return timeline(*arguments)._replace(num_frames=11, stamps=None, shown=None)
+
+    monkeypatch.setattr(chosen, "_timeline", with_two_more)
+    asked: list[int] = []
+    frames = read_frames(path, lambda length, _: asked.append(length) or [0, length - 1])
+    assert asked == [11, 9]
+    assert frame_numbers(frames) == [0, 8]
+    with pytest.raises(VideoError, match="frame 10 cannot be read"):
+        read_frames(path, lambda *_: [0, 10])
+
+
+@cache
+def whole() -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        files = {}
+        for ending in ("mp4", "webm", "gif", "webp"):
+            path = save_clip(Path(folder, f"clip.{ending}"))
+            files[ending] = path.read_bytes()
+    return files
+
+
+@settings(max_examples=60, deadline=5000, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(["mp4", "webm", "gif", "webp"]), st.data())
+def test_a_mangled_clip_is_read_or_explained(ending: str, draws: st.DataObject) -> None:
+    data = bytearray(whole()[ending])
+    for _ in range(draws.draw(st.integers(1, 4))):
+        place = draws.draw(st.integers(0, len(data) - 1))
+        if draws.draw(st.booleans()):
+            data[place] ^= draws.draw(st.integers(1, 255))
+        else:
+            del data[place + 1 : place + 1 + draws.draw(st.integers(1, 400))]
+    held, sentences = HeldFile("mangled", bytes(data)), []
+    for read in (
+        lambda: measure_video(held),
+        lambda: read_frames(held, lambda length, _: [length // 2, length - 1]),
+        lambda: list(each_frame(held)),
+    ):
+        try:
+            read()
+        except VideoError as error:
+            sentences.append(str(error))
+    assert all("mangled" in sentence and "\n" not in sentence for sentence in sentences)

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from cogworks.config.places import cache_folder
 from cogworks.errors import WeightsError
 from cogworks.weights import fingerprint
-from cogworks.weights.fingerprint import MEMORY, weight_files, weights_hash
+from cogworks.weights.fingerprint import MEMORY, part_hash, weight_files, weights_hash
 from cogworks.weights.source import ModelFolder, open_folder
 
 
@@ -143,6 +144,38 @@ def test_bundled_and_sat_folders(tmp_path: Path) -> None:
     assert names == ["transformer/1/mp_rank_00_model_states.pt", "vae/3d-vae.pt", "t5-v1_1-xxl/model.safetensors"]
     assert weights_hash(folder) == weights_hash(open_folder(folder.path / "transformer"))
     assert weights_hash(folder) != weights_hash(bundled)
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_the_hash_of_a_part_depends_on_its_weights_alone(tmp_path: Path, part: Literal["vae", "text_encoder"]) -> None:
+    folder, other = _model(tmp_path / "m"), _model(tmp_path / "other")
+    before = part_hash(folder, part)
+    assert part_hash(other, part) == before
+    for file in weight_files(other):
+        if file.parent.name != part and file.suffix == ".safetensors":
+            file.write_bytes(b"other")
+    assert part_hash(other, part) == before
+    next(file for file in weight_files(other) if file.parent.name == part).write_bytes(b"other")
+    assert part_hash(other, part) != before
+
+
+def test_the_parts_of_a_sat_folder(tmp_path: Path) -> None:
+    from cogworks.weights.convert import convert_folder
+
+    convert_folder("tiny", tmp_path / "sat", "sat")
+    folder = open_folder(tmp_path / "sat")
+    before = part_hash(folder, "vae"), part_hash(folder, "text_encoder")
+    assert len(set(before)) == 2
+    (tmp_path / "sat" / "vae" / "3d-vae.pt").write_bytes(b"other")
+    assert part_hash(folder, "vae") != before[0]
+    assert part_hash(folder, "text_encoder") == before[1]
+
+
+def test_a_part_that_is_not_there(tmp_path: Path) -> None:
+    folder = _model(tmp_path / "m")
+    shutil.rmtree(folder.path / "vae")
+    with pytest.raises(WeightsError, match="vae has no weights"):
+        part_hash(folder, "vae")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`cogworks data`: looking at training data before a run does."""
+"""`cogworks data`: looking at training data before a run does, and encoding them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from cogworks.cli.groups import MODELS
+from cogworks.cli.prepare import prepare_data
 from cogworks.cli.terminal import AsJson, ProgressDisplay, Switch, refuse_existing, result
 from cogworks.errors import RequestError, RunError
 
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 app = App(
     name="data",
     group=MODELS,
-    help="Check the clips that a training run is to learn from.",
-    help_epilogue="Examples:\n\n  cogworks data check clips/\n  cogworks data check clips/ --size 49x480x720 --fps 8",
+    help="Check the clips that a training run is to learn from, or encode them before it.",
+    help_epilogue="Examples:\n\n  cogworks data check clips/\n  cogworks data check clips/ --size 49x480x720 --fps 8\n"
+    "  cogworks data prepare recipe.yaml --workers 4",
     suppress_keyboard_interrupt=False,
 )
+app.command(prepare_data, name="prepare")
 
 
 @app.command(name="check")

@@ -7,21 +7,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cyclopts import App
-
-from cogworks.cli.groups import MODELS
+from cogworks.cli.groups import MODELS, verbs
 from cogworks.cli.terminal import AsJson, Switch, result, say
 from cogworks.errors import RequestError
 
 if TYPE_CHECKING:
     from cogworks.nn.low_rank import LowRank
 
-app = App(
-    name="lora",
+app = verbs(
+    "lora",
     group=MODELS,
     help="Look into LoRA files, merge one into a model, or convert one for other programs.",
-    help_epilogue="Example:\n\n  cogworks lora inspect style.safetensors",
-    suppress_keyboard_interrupt=False,
+    example="cogworks lora inspect style.safetensors",
 )
 
 

@@ -7,9 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import App
-
-from cogworks.cli.groups import MODELS
+from cogworks.cli.groups import MODELS, verbs
 from cogworks.cli.terminal import AsJson, result, say
 from cogworks.config.variants import VARIANTS, Variant
 from cogworks.errors import WeightsError
@@ -17,12 +15,11 @@ from cogworks.errors import WeightsError
 if TYPE_CHECKING:
     from torch import nn
 
-app = App(
-    name="models",
+app = verbs(
+    "models",
     group=MODELS,
     help="List, show, find or download the models there are.",
-    help_epilogue="Example:\n\n  cogworks models show tiny",
-    suppress_keyboard_interrupt=False,
+    example="cogworks models show tiny",
 )
 
 
@@ -81,8 +78,8 @@ def download_model(
 ) -> None:
     """Fetch a model from the Hugging Face hub, and print its folder.
 
-    Only files that a load reads are fetched, into the cache that all Hugging Face libraries share. Files that are
-    there already are kept: after an interruption, the same command goes on.
+    Only files that a load reads are fetched, into the cache that all Hugging Face libraries share. What has
+    arrived is kept: after an interruption, the same command goes on, also within a large file.
 
     Args:
         name: Published name or Hugging Face id.

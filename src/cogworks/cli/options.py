@@ -76,6 +76,8 @@ class Machine:
     """What to compute in; if not given, what was published, or float32 where the device has no units for that."""
     memory: str | None = None
     """Memory that the run may take, for example 8GB; what is free if not given."""
+    exact: Switch = False
+    """Do nothing that changes pixels to need less memory: where that does not fit, stop with a sentence."""
 
 
 @Parameter(name="*", group=FILES)

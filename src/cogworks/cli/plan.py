@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cogworks.cli.options import Content, Machine, Settings, given
@@ -9,13 +10,17 @@ from cogworks.cli.terminal import AsJson, result
 from cogworks.errors import RequestError, RunError
 
 if TYPE_CHECKING:
+    import torch
+
     from cogworks.config.measures import Measures
     from cogworks.config.request import GenerationRequest
     from cogworks.pipelines.planning.plan import Plan
 
 
 def plan(
-    *,
+    recipe: Path | None = None,
+    /,
+    *overrides: str,
     content: Content = Content(),
     settings: Settings = Settings(),
     machine: Machine = Machine(),
@@ -24,23 +29,57 @@ def plan(
     """Say what memory and time a video would take, and what would be done to fit it; nothing is loaded.
 
     Takes the options of `generate`. Files that they name are not read. The status is 1 if it fits in no way.
+    With a training recipe it says what that run would take; of the options, --device, --memory and --json apply.
 
     Args:
+        recipe: A YAML file, as for `train`; leave it out to plan a video.
+        overrides: Values to use instead of the recipe's, as key=value.
         as_json: Print one JSON object instead of a table.
     """
     from cogworks.config.request import parse_request
 
+    if recipe is not None:
+        asked = given(content, settings)
+        if asked or machine.dtype is not None:
+            raise RequestError(f"a recipe says all of a run itself; {', '.join(asked) or 'dtype'} is for videos")
+        plan_recipe(recipe, list(overrides), machine, as_json=as_json)
+        return
     request = parse_request({**given(content, settings), "prompt": "any"})
     plan_request(request, machine, as_json=as_json)
+
+
+def plan_recipe(path: Path, overrides: list[str], machine: Machine, *, as_json: bool) -> None:
+    """Print the plan of a training run. Raises RunError if the device cannot hold it."""
+    from cogworks.cli.plan_training import print_plan
+    from cogworks.config.recipe import load_recipe
+
+    print_plan(load_recipe(path, overrides), machine, as_json=as_json)
+
+
+def choose_place(machine: Machine) -> tuple[torch.device, int | None, bool]:
+    """The device of a plan, its budget in bytes where one is given, and whether the device is here.
+
+    Raises:
+        RequestError: no such device; or one that is not here, of unknown size.
+    """
+    import torch
+
+    from cogworks.config.units import parse_memory
+    from cogworks.pipelines.load import choose_device
+
+    budget = None if machine.memory is None else parse_memory(machine.memory)
+    here = machine.device is None or not machine.device.startswith("cuda") or torch.cuda.is_available()
+    if not here and budget is None:
+        raise RequestError("there is no GPU here: say how much memory it has, for example --memory 24GB")
+    return choose_device(machine.device) if here else torch.device("cuda"), budget, here
 
 
 def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool) -> None:
     """Print the plan of a request. Raises RunError if the device cannot hold it in any way."""
     import torch
 
-    from cogworks.config.units import parse_memory
     from cogworks.config.variants import VARIANTS
-    from cogworks.pipelines.load import choose_device, choose_dtype, compute_dtype
+    from cogworks.pipelines.load import choose_dtype, compute_dtype
     from cogworks.pipelines.planning.plan import plan_run, what_would_fit
     from cogworks.pipelines.planning.shape import request_shape
     from cogworks.pipelines.provenance import hardware
@@ -48,11 +87,7 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
     from cogworks.weights.source import resolve
 
     variant = VARIANTS.get(request.model) or load_variant(resolve(request.model, local_files_only=True))
-    budget = None if machine.memory is None else parse_memory(machine.memory)
-    here = machine.device is None or not machine.device.startswith("cuda") or torch.cuda.is_available()
-    if not here and budget is None:
-        raise RequestError("there is no GPU here: say how much memory it has, for example --memory 24GB")
-    device = choose_device(machine.device) if here else torch.device("cuda")
+    device, budget, here = choose_place(machine)
     dtype = choose_dtype(machine.dtype) or compute_dtype(getattr(torch, variant.dtype), device)
     shape = request_shape(variant, request)
     made = plan_run(
@@ -63,6 +98,7 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
         text_dtype=dtype,
         budget=budget,
         tidy=budget is not None,
+        exact=machine.exact,
         seconds=here,
     )
     where = f"{hardware(device) if here else 'a GPU'}, {str(dtype).removeprefix('torch.')}"
@@ -77,9 +113,9 @@ def _table(model: str, where: str, made: Plan) -> str:
     size = made.shape.geometry
     rows = [("PHASE", "MEMORY", "TFLOP", "TIME")]
     rows += [
-        (phase.name, format_memory(phase.memory), _tera(phase.flops), _duration(phase.seconds)) for phase in made.phases
+        (phase.name, format_memory(phase.memory), tera(phase.flops), duration(phase.seconds)) for phase in made.phases
     ]
-    rows.append(("peak, total", format_memory(made.peak), _tera(made.flops), _duration(made.seconds)))
+    rows.append(("peak, total", format_memory(made.peak), tera(made.flops), duration(made.seconds)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     how = describe_measures(made.measures)
@@ -123,13 +159,13 @@ def describe_measures(measures: Measures) -> str:
     return "with " + ", ".join(done) if done else "as it is"
 
 
-def _tera(flops: int) -> str:
+def tera(flops: int) -> str:
     """Two digits at least, and none that mean nothing."""
     tera = flops / 1e12
     return f"{tera:,.0f}" if tera >= 100 else f"{tera:.2g}"
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     if seconds < 120:

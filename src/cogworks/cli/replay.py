@@ -53,14 +53,16 @@ def replay(
     check_output(path, replace=files.force)
     refuse_existing(path, force=files.force)
     delivery = files.delivery()
-    measures = dict(old.run.get("measures") or {})
-    tile = measures.pop("tile", None)
+    taken = dict(old.run.get("measures") or {})
+    tile = taken.pop("tile", None)
+    measures = Measures(**taken, tile=tuple(tile) if tile else None)
     workshop = Workshop(
         Means(
             device=machine.device,
             dtype=machine.dtype or old.run["dtype"],
             memory=machine.memory,
-            measures=None if machine.memory else Measures(**measures, tile=tuple(tile) if tile else None),
+            exact=machine.exact,
+            measures=None if machine.memory or machine.exact else measures,
         )
     )
     with ProgressDisplay() as display:

@@ -61,7 +61,7 @@ def run_jobs(
         if isinstance(job, Job) and listed is None:
             check_output(job.path, replace=files.force)
             refuse_existing(job.path, force=files.force)
-    workshop = Workshop(Means(device=machine.device, dtype=machine.dtype, memory=machine.memory))
+    workshop = Workshop(Means(device=machine.device, dtype=machine.dtype, memory=machine.memory, exact=machine.exact))
     failures: list[str] = []
     with ProgressDisplay() as display:
         for number, job in enumerate(jobs, start=1):

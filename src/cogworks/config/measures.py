@@ -9,6 +9,8 @@ from dataclasses import dataclass
 class Measures:
     """How a run trades time, or a trace of exactness, for memory. None of them is on by itself.
 
+    How exact each of them is, in figures that tests hold, is said in docs/hardware.md#how-exact-they-are.
+
     Attributes:
         offload: text encoder, transformer and VAE are in memory one after the other, each while it works. On an
             accelerator the others wait on the host; on a CPU they are read again from their files. Same pixels.

@@ -53,7 +53,7 @@ def choose_frames(length: int, fps: float, data: ClipsData, num_frames: int, dra
     """
     usable = usable_frames(length, fps, data)
     if usable < num_frames and (data.short_clips == "skip" or not usable):
-        raise DataError(f"{_counted(length, fps, data)} give {usable} frames, fewer than the {num_frames} asked for")
+        raise DataError(f"{_given(length, fps, data)}, fewer than the {num_frames} asked for")
     offsets = np.floor(np.arange(min(num_frames, usable)) * _interval(fps, data) + 0.5).astype(np.intp)
     spare = _inside(length, data) - 1 - int(offsets[-1])
     begin = {"first": 0, "middle": spare // 2, "random": int(draw * (spare + 1))}[data.start]
@@ -97,16 +97,20 @@ def why_no_bucket(length: int, fps: float, data: ClipsData) -> str:
     """What to say of a clip for which there is no bucket."""
     if length == 1:
         return "a picture, and no size of the recipe has one frame"
-    usable, least = usable_frames(length, fps, data), min(bucket.frames for bucket in data.sizes)
-    return f"too short: {_counted(length, fps, data)} give {usable} frames, and the shortest size has {least}"
+    least = min(bucket.frames for bucket in data.sizes)
+    return f"too short: {_given(length, fps, data)}, and the shortest size has {least}"
 
 
-def _counted(length: int, fps: float, data: ClipsData) -> str:
-    ends = f" without {data.skip_ends} at each end" if data.skip_ends and length > 1 else ""
-    if data.fps is None:
-        every = f", every {data.stride}th taken," if data.stride > 1 else ""
-        return f"{length} frames{ends}{every}"
-    return f"{length} frames at {fps:g} frames a second{ends}, taken at {data.fps:g},"
+def _given(length: int, fps: float, data: ClipsData) -> str:
+    """How many frames there are, and how many of them the recipe takes."""
+    said = f"{length} frame{'' if length == 1 else 's'}"
+    if data.fps is not None:
+        said += f" at {fps:g} frames a second, taken at {data.fps:g},"
+    elif data.stride > 1:
+        said += f", one in {data.stride} taken,"
+    if data.skip_ends and length > 1:
+        said += f" without {data.skip_ends} at each end"
+    return f"{said} give{'s' if length == 1 else ''} {usable_frames(length, fps, data)}"
 
 
 def sort_by_bucket(buckets: Iterable[Bucket | None]) -> dict[Bucket, tuple[int, ...]]:

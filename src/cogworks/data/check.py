@@ -25,6 +25,7 @@ from cogworks.video.chosen import Extent, each_frame, measure_video
 BLOCK = 8  # pixels, a side of what is averaged
 BLACK_LEVEL = 16.0  # of 255: a block as dark as this in every frame is black
 STILL_LEVELS = 3.0  # of 255: what the noise of a codec moves the mean of a block by
+_SLOWER = 0.02  # of the rate: 23.976 is as good as 24, and a repeated frame in fifty is not seen
 
 OnProgress = Callable[[int, int], None]
 
@@ -115,6 +116,9 @@ def check_clips(
                 problems.append(Problem(clip.name, "fits no size", why_no_bucket(length, fps, data)))
             else:
                 buckets[bucket] += 1
+                if data.fps is not None and length > 1 and fps < data.fps * (1 - _SLOWER):
+                    text = f"{fps:g} frames a second, fewer than the {data.fps:g} to be taken: frames are repeated"
+                    problems.append(Problem(clip.name, "too slow", text))
     every = {bucket: buckets[bucket] for bucket in data.sizes} if data is not None else {}
     return CheckReport(clips.items, looks, tuple(problems), every)
 
@@ -127,7 +131,7 @@ def look_at(clip: Clip) -> Look:
     try:
         content_hash = clip.content_hash()
         file = clip.open()
-        extent = measure_video(file)
+        extent = measure_video(file, exact=True)
         first: NDArray[np.float32] | None = None
         for frame in each_frame(file):
             blocks = _block_means(frame)

@@ -88,13 +88,16 @@ def _list_dir(folder: Path) -> Clips:
             return list_manifest(manifest)
     if (folder / VIDEO_LIST).is_file() or prompt_file(folder) is not None:
         return list_prompts(folder)
-    files = list(files_below(folder))
+    unlisted: list[ClipFault] = []
+    files = list(files_below(folder, unlisted))
     shards = [path for path in files if ending(path) == ".tar"]
     if not shards:
-        return _hinting(folder, files, list_folder(folder, files))
+        found = _hinting(folder, files, list_folder(folder, files))
+        return Clips(found.items, (*unlisted, *found.faults))
     if any(ending(path) in CLIP_ENDINGS for path in files):
         raise DataError(f"{printable(folder)} holds clips and tar shards; give the folder of one of them")
-    return list_shards(shards)
+    found = list_shards(shards)
+    return Clips(found.items, (*unlisted, *found.faults))
 
 
 def _hinting(folder: Path, files: list[Path], clips: Clips) -> Clips:

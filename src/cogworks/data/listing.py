@@ -57,18 +57,17 @@ class Listing:
         return Clips(tuple(self.items), tuple(self.faults))
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path, faults: list[ClipFault]) -> Iterator[Path]:
     """Every file below a folder in the order of their paths, without hidden ones; links to folders are followed once.
 
-    Raises:
-        DataError: the folder cannot be listed.
+    Folders that cannot be listed are added to `faults`.
     """
 
-    def refuse(error: OSError) -> None:
-        raise DataError(f"cannot list {error.filename}: {error.strerror or error}; change its permissions")
+    def note(error: OSError) -> None:
+        faults.append(ClipFault(printable(error.filename or folder), f"cannot be listed: {error.strerror or error}"))
 
     seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=note, followlinks=True):
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in seen and status.st_ino:  # some systems number nothing
             folders.clear()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
-from cogworks.data.shape_words import Triple, novel_triples
+from cogworks.data.shape_words import SHAPES, Triple, is_held_out, novel_triples
 from cogworks.data.shapes import Scene, draw_scene
 
 
@@ -33,3 +35,24 @@ def teaching_scenes(shape: str, number: int, seed: int) -> list[Scene]:
             shown[triple] += 1
             chosen.append(scene)
     return chosen
+
+
+def companion_scenes(scenes: Sequence[Scene]) -> list[Scene]:
+    """Each scene of one object again, with a shape that models know and all else the same, captions included.
+
+    A model that is shown novel shapes alone draws nothing else in the end. Beside its companion, a scene differs in one
+    word and in what that word means. The shapes take turns, and none makes a triple that is held out.
+    """
+    companions = []
+    for place, scene in enumerate(scenes):
+        (item,) = scene.objects
+        turns = [SHAPES[(place + turn) % len(SHAPES)] for turn in range(len(SHAPES))]
+        shape = next(name for name in turns if not is_held_out((name, item.colour, item.motion)))
+        companions.append(
+            replace(
+                scene,
+                objects=(replace(item, shape=shape),),
+                caption=scene.caption.replace(item.shape, shape),
+            )
+        )
+    return companions

@@ -125,7 +125,7 @@ def _members(shard: Path, listing: Listing) -> Iterator[tuple[str, Span]]:
                     listing.fault(printable(member.name), f"{why}; make the shard again")
                     continue
                 yield member.name, Span(member.offset_data, member.size)
-    except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
+    except (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         if before < 0:

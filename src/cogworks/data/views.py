@@ -43,7 +43,7 @@ def read_view(clip: Clip, data: ClipsData, bucket: Bucket, *key: int | str) -> N
         except DataError as error:
             raise DataError(f"{clip.name}: {error}") from None
 
-    return _fitted(read_frames(clip.open(), choose), data, bucket, *key)
+    return read_frames(clip.open(), choose, lambda frame: _fitted(frame, data, bucket, *key))
 
 
 def read_image_view(clip: Clip, data: ClipsData, bucket: Bucket, *key: int | str) -> NDArray[np.uint8] | None:
@@ -57,13 +57,14 @@ def read_image_view(clip: Clip, data: ClipsData, bucket: Bucket, *key: int | str
     """
     if clip.image is None:
         return None
-    return _fitted(read_image(clip.image)[None], data, bucket, *key)[0]
+    return _fitted(read_image(clip.image), data, bucket, *key)
 
 
-def _fitted(frames: NDArray[np.uint8], data: ClipsData, bucket: Bucket, *key: int | str) -> NDArray[np.uint8]:
+def _fitted(frame: NDArray[np.uint8], data: ClipsData, bucket: Bucket, *key: int | str) -> NDArray[np.uint8]:
+    """A frame (H, W, 3) of any size in that of the bucket."""
     fit: Literal["crop", "stretch"] = "stretch" if data.crop == "resize" else "crop"
     place = _draw("crop", *key) if data.crop == "random" else 0.5
-    return resize_frames(frames, bucket.height, bucket.width, fit, place)
+    return resize_frames(frame[None], bucket.height, bucket.width, fit, place)[0]
 
 
 def _draw(what: str, *key: int | str) -> float:

@@ -69,9 +69,3 @@ def draw_positions(
         low, high = _INTERVALS[draw](replica, replicas)
         u = (low + (high - low) * u) / NUM_TIMESTEPS
     return u**power
-
-
-def draw_timesteps(batch: int, generator: torch.Generator, *, num_timesteps: int, power: float = 1.0) -> Tensor:
-    """(B,) int64 timesteps in 0..T-1 of a batch that is spread by itself."""
-    positions = draw_positions(batch, generator, power=power)
-    return (num_timesteps * positions).long().clamp(max=num_timesteps - 1)

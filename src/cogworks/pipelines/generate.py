@@ -64,7 +64,7 @@ class Pipeline:
         components: the model.
         measures: what every run does to need less memory; None leaves it to a plan for each run.
         memory: bytes that a plan may use; None for what is free.
-
+        exact: take no measure that changes pixels, and refuse a run that does not fit without.
         model: what was loaded, for recipes: a name, hub id or folder.
 
     Attributes:
@@ -77,12 +77,16 @@ class Pipeline:
         *,
         measures: Measures | None = None,
         memory: int | None = None,
+        exact: bool = False,
         model: str | None = None,
     ) -> None:
+        if exact and measures is not None and not measures.exact:
+            raise RequestError("tiles change pixels: leave them out of the measures, or do not ask for an exact result")
         self.components = components
         self.model = model or str(components.folder.path)
         self.measures = measures
         self.memory = memory
+        self.exact = exact
         self.last_measures = measures or Measures()
         self._plans: dict[tuple[RunShape, int | None], Plan] = {}
         self.prompts = PromptEncoder(components)
@@ -193,7 +197,7 @@ class Pipeline:
             steps=len(steps),
             source=kind,
         )
-        work = Execution(self.components, self.measures or self.plan(shape).measures, on_progress)
+        work = Execution(self.components, self.measures or self.plan(shape).measures, on_progress, exact=self.exact)
         run = None if checkpoint is None else checkpoint.read(blank, len(steps))
 
         # Encode the prompt, and what to begin from.
@@ -275,7 +279,8 @@ class Pipeline:
         """What a run of this shape takes, and how it fits. Made once for each shape.
 
         Raises:
-            RequestError: the device has less memory in all than the run needs with every measure.
+            RequestError: the device has less memory in all than the run needs with every measure, or less than a run
+                that has to be exact may hold.
         """
         asked = shape, self.memory
         if asked not in self._plans:
@@ -297,14 +302,23 @@ class Pipeline:
             budget=budget,
             measures=self.measures,
             tidy=self.memory is not None,
+            exact=self.exact,
         )
         if plan.tidy and device.type == "cpu":
             give_back_early()
         if not plan.fits:
             advice = what_would_fit(self.variant, plan, device=device, dtype=dtype, text_dtype=text_dtype)
-            if plan.peak > total_memory(device):
+            if self.exact or plan.peak > total_memory(device):
                 raise RequestError(advice)
             log.warning("%s. It is tried all the same, and may run out of memory", advice)
+        if plan.measures.tile is not None and self.measures is None:
+            height, width = plan.measures.tile
+            log.warning(
+                "memory is short: the VAE works in tiles of %dx%d, which changes pixels a little; --exact, or "
+                "exact=True, forbids that",
+                width,
+                height,
+            )
         return plan
 
     def _blank_state(self, batch: int, size: Geometry) -> Tensor:

@@ -58,6 +58,7 @@ class Means:
     dtype: str | None = None
     memory: str | None = None
     measures: Measures | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,12 @@ class Workshop:
             self._pipeline = None
             means = self.means
             self._pipeline = load(
-                model, dtype=means.dtype, device=means.device, measures=means.measures, memory=means.memory
+                model,
+                dtype=means.dtype,
+                device=means.device,
+                measures=means.measures,
+                memory=means.memory,
+                exact=means.exact,
             )
             self._model = model
         return self._pipeline

@@ -25,6 +25,7 @@ def load(
     device: torch.device | str | None = None,
     measures: Measures | None = None,
     memory: int | str | None = None,
+    exact: bool = False,
     variant: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
@@ -41,6 +42,7 @@ def load(
         measures: what every run does to need less memory. By default each run takes those of a plan; with measures
             that keep the networks in memory, transformer and VAE are read now.
         memory: what a plan may use, in bytes or as "8GB"; by default what is free.
+        exact: take no measure that changes pixels (`Measures.exact`); where a run does not fit without, it is refused.
         variant: precision in the names of the weight files, for example "fp16".
         revision: branch, tag or commit on the hub.
         local_files_only: use no network.
@@ -48,7 +50,8 @@ def load(
 
     Raises:
         WeightsError: nothing is there, or what is there is incomplete, damaged or no CogVideoX.
-        RequestError: no such dtype or device, or an amount of memory that is none.
+        RequestError: no such dtype or device, an amount of memory that is none, or measures that are not exact where
+            they have to be.
     """
     budget = None if memory is None else parse_memory(memory)
     chosen_device = choose_device(device)
@@ -64,7 +67,7 @@ def load(
         file_variant=variant,
         text_encoder=text_encoder,
     )
-    pipeline = Pipeline(components, measures=measures, memory=budget, model=str(model))
+    pipeline = Pipeline(components, measures=measures, memory=budget, exact=exact, model=str(model))
     if measures is not None:
         pipeline.load_networks()
     return pipeline

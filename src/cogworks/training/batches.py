@@ -43,17 +43,17 @@ class LatentBatch(NamedTuple):
         latents: (B, C, t, h, w) float32, those of the diffusion process.
         captions: of the clips.
         number: of the batch in the run.
-        text_emb: (B, M, D) the captions' embeddings, in the dtype of their encoder.
-        empty_emb: (1, M, D) the embedding of the empty caption.
-        images: (B, 3, H, W) float32 in [-1, 1]: what image to video begins with.
+        text_emb: (B, M, D) the captions' embeddings, in the dtype of their encoder; None where it is trained too.
+        empty_emb: (1, M, D) likewise that of the empty caption.
+        images: (B, 3, H, W) float32 in [-1, 1]: what image to video begins with; None where no image is taken.
     """
 
     latents: Tensor
     captions: list[str]
     number: int
-    text_emb: Tensor
-    empty_emb: Tensor
-    images: Tensor
+    text_emb: Tensor | None = None
+    empty_emb: Tensor | None = None
+    images: Tensor | None = None
 
 
 Batch = PixelBatch | LatentBatch

@@ -78,8 +78,10 @@ _DAMAGE = (
     OSError,
     EOFError,
     RuntimeError,
-    KeyError,
+    LookupError,
     ValueError,
+    TypeError,
+    AttributeError,
     OverflowError,
     struct.error,
     zlib.error,
@@ -150,6 +152,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"there is no checkpoint at {path}")
     try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    archive.read(name)  # its checksum holds, so that torch reads what torch wrote
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except _DAMAGE as error:
         raise RecipeError(f"{path} is damaged or no checkpoint ({_first_line(error)}); choose another one") from None
@@ -160,12 +166,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_whole(path: Path) -> None:
-    """Read all of a checkpoint against its checksums.
+    """Compare all of a checkpoint with its checksums.
 
     Raises:
         RecipeError: there is none, or it is damaged.
     """
-    read_checkpoint(path)
+    if not path.is_file():
+        raise RecipeError(f"there is no checkpoint at {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -173,6 +180,7 @@ def check_whole(path: Path) -> None:
         raise RecipeError(f"{path} is damaged ({_first_line(error)}); choose another one") from None
     if damaged is not None:
         raise RecipeError(f"{path} is damaged: {damaged} in it is not what was written; choose another one")
+    read_checkpoint(path)
 
 
 def check_recipe(checkpoint: dict[str, Any], recipe: Run, path: Path) -> None:

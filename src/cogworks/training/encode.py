@@ -61,7 +61,8 @@ class ClipEncoder:
 
     def text(self, batch: Batch, dropped: Tensor, device: torch.device) -> Tensor:
         """(B, M, D) embeddings of the captions, or what guidance subtracts where `dropped` (B,) says so."""
-        if isinstance(batch, LatentBatch):
+        if isinstance(batch, LatentBatch) and batch.text_emb is not None:
+            assert batch.empty_emb is not None
             dtype = self.model.transformer.norm_final.weight.dtype
             embedded, empty = batch.text_emb.to(device, dtype), batch.empty_emb.to(device, dtype)
             return torch.where(dropped.to(device)[:, None, None], 0.0 if self._drops_to_zeros else empty, embedded)

@@ -118,10 +118,15 @@ class KeepCheckpoints(Checkpoint):
         last = self._step >= trainer.max_steps and self._best is None
         if self._losses is None or (self._step - self._judged_at < LEAST_STEPS and not last):
             return
-        mean = float(trainer.strategy.reduce(self._losses / self._batches, reduce_op="mean"))
+        mean = self._mean(trainer)
         self._losses, self._batches, self._judged_at = None, 0, self._step
         if self._best is None or mean < self._best:
             self._best, self._best_step = mean, self._step
+
+    def _mean(self, trainer: L.Trainer) -> float:
+        """Of the losses since the last judgement, on all replicas."""
+        assert self._losses is not None  # a step was taken
+        return float(trainer.strategy.reduce(self._losses / self._batches, reduce_op="mean"))
 
     def _tidy(self) -> None:
         """Remove what a killed process left half written, and put aside what the run did not go on from."""

@@ -47,8 +47,9 @@ class LinearCodec:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, 4k+1, H, W) in [-1, 1] -> (B, C, k+1, H/8, W/8)"""
+        tensors = {name: tensor.to(pixels.device) for name, tensor in self.tensors.items()}
         latents = [
-            (blocks - self.tensors[f"{kind}.mean"]) @ self.tensors[f"{kind}.basis"].T * self.tensors[f"{kind}.gain"]
+            (blocks - tensors[f"{kind}.mean"]) @ tensors[f"{kind}.basis"].T * tensors[f"{kind}.gain"]
             for kind, blocks in zip(("first", "rest"), _blocks(pixels), strict=True)
         ]
         return rearrange(torch.cat(latents, dim=1), "b t h w c -> b c t h w")

@@ -98,17 +98,19 @@ def build_optimizer(
     """
     options = recipe.optimizer
     trained = [p for p in module.parameters() if p.requires_grad]
+    # The fused kernel takes gradients as float16 scaled them, so that they could not be clipped before it.
+    fused = recipe.precision != "16-mixed"
     optimizer: torch.optim.Optimizer
     if options.kind == "muon":
         assert options.matrix_learning_rate is not None
         matrices = [p for each in matrices_of for p in each.parameters() if p.ndim == 2 and p.requires_grad]
         chosen = {id(p) for p in matrices}
-        others = torch.optim.AdamW([p for p in trained if id(p) not in chosen], fused=True, **_adamw_options(options))
+        others = torch.optim.AdamW([p for p in trained if id(p) not in chosen], fused=fused, **_adamw_options(options))
         optimizer = MuonAndAdamW(Muon(matrices, lr=options.matrix_learning_rate), others)
     elif options.kind == "adamw8bit":
         optimizer = _adamw_8bit()(trained, **_adamw_options(options))
     else:
-        optimizer = torch.optim.AdamW(trained, fused=True, **_adamw_options(options))
+        optimizer = torch.optim.AdamW(trained, fused=fused, **_adamw_options(options))
     if beside is not None:
         optimizer.add_param_group(beside)
     factor = learning_rate(recipe.learning_rate, recipe.steps)

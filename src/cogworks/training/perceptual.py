@@ -11,6 +11,7 @@ responses by those around them, as in arXiv:1607.05006.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 
 from cogworks.config.vae_recipe import PerceptualOptions
 from cogworks.errors import DataError, WeightsError
+from cogworks.training.vae_losses import without_autocast
 from cogworks.weights.files import open_safetensors
 from cogworks.weights.mapping import LazyTensor
 from cogworks.weights.pickles import read_tensors
@@ -56,8 +58,6 @@ class Perceptual(nn.Module):
         smallest: fewest pixels of height and width.
     """
 
-    heads: tuple[Tensor, ...]
-
     def __init__(self, features: nn.Module, heads: Sequence[Tensor], floor: float, smallest: int) -> None:
         super().__init__()
         self.features = features
@@ -78,7 +78,7 @@ class Perceptual(nn.Module):
                 f"the perceptual loss needs pictures of at least {self.smallest} pixels a side, got "
                 f"{a.shape[-2]}x{a.shape[-1]}; take larger ones, or leave perceptual out"
             )
-        with torch.autocast(a.device.type, enabled=False):
+        with without_autocast(a):
             layers = zip(range(self.num_layers), self.features(a.float()), self.features(b.float()), strict=False)
             distances = [self._distance(self.get_buffer(f"head{index}"), *pair) for index, *pair in layers]
             return torch.stack(distances).sum(0)
@@ -105,22 +105,19 @@ class VGG16(nn.Module):
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
         super().__init__()
-        for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            self.register_buffer(f"weight{index}", weight)
-            self.register_buffer(f"bias{index}", bias)
+        self.weights = nn.ParameterList(weights)
+        self.biases = nn.ParameterList(biases)
         self.register_buffer("shift", torch.tensor(LPIPS_SHIFT)[:, None, None])
         self.register_buffer("scale", torch.tensor(LPIPS_SCALE)[:, None, None])
 
     def forward(self, pictures: Tensor) -> Iterator[Tensor]:
         """(N, 3, H, W) in [-1, 1] -> layers (N, C, H / 2^i, W / 2^i)."""
         x = (pictures - self.get_buffer("shift")) / self.get_buffer("scale")
-        index = 0
-        for stage, convolutions in enumerate(VGG_STAGES):
-            x = F.max_pool2d(x, 2) if stage else x
-            for _ in convolutions:
-                weight, bias = self.get_buffer(f"weight{index}"), self.get_buffer(f"bias{index}")
+        convolutions = zip(self.weights, self.biases, strict=True)
+        for index, stage in enumerate(VGG_STAGES):
+            x = F.max_pool2d(x, 2) if index else x
+            for weight, bias in itertools.islice(convolutions, len(stage)):
                 x = F.relu(F.conv2d(x, weight, bias, padding=1))
-                index += 1
             yield x
 
 

@@ -26,15 +26,18 @@ from cogworks.training.prepare_work import (
     encode_in_processes,
     is_whole,
 )
-from cogworks.training.prepared import Clips, PreparedClip, PreparedFolder, prepared_folder
+from cogworks.training.prepared import PreparedClip, PreparedClips, PreparedFolder, prepared_folder
 from cogworks.training.start import find_parts
 
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 30.0  # between two notes of what is known
+NOTE_SECONDS = 30.0  # between two lines of the log, where nobody listens
 STALE_SECONDS = 3600.0  # after which half a file is nobody's work any more
 
-OnProgress = Callable[[Literal["captions", "clips"], int, int], None]
+Phase = Literal["captions", "clips"]
+
+OnProgress = Callable[[Phase, int, int], None]
 """Told how many of how many captions or clips are there."""
 
 
@@ -45,7 +48,7 @@ class Prepared:
     Attributes:
         path: of the folder.
         clips: that can be learned from.
-        captions: different ones, the empty one included.
+        captions: different ones, the empty one included; none where the text encoder is trained.
         new_clips, new_captions: of those, how many were encoded by this call.
         num_bytes: of all their files.
         seconds: that this call took.
@@ -98,7 +101,9 @@ def prepare(recipe: TransformerRecipe, workers: int = 1, on_progress: OnProgress
     if not ledger.clips:
         first = ledger.faults[0]
         raise DataError(f"none of the clips can be used; {first.name}: {first.why}")
-    return ledger.summary(time.monotonic() - began)
+    made = ledger.summary(time.monotonic() - began)
+    log.info("%s: %d clips, %d of them new, %d left out", made.path, made.clips, made.new_clips, len(made.faults))
+    return made
 
 
 class _Ledger:
@@ -108,20 +113,27 @@ class _Ledger:
         self.folder = folder
         self.source = source
         self.on_progress = on_progress
-        self.captions = list(dict.fromkeys(["", *(source.caption(index) for index in range(len(source)))]))
+        self.captions: list[str] = []
+        if folder.texts_key is not None:
+            self.captions = list(dict.fromkeys(["", *(source.caption(index) for index in range(len(source)))]))
         self.missing_captions = tuple(
             caption for caption in self.captions if not is_whole(folder.text_file(caption), "text_emb")
         )
         self.clips = dict(_unchanged(folder, source))
         self.missing_clips = tuple(index for index in range(len(source)) if index not in self.clips)
-        self.faults = list(source.faults)
-        for fault in self.faults:
+        self.bad_clips: dict[int, ClipFault] = {}
+        for fault in source.faults:
             log.warning("left out %s: %s", *fault)
         self.captions_done, self.new_clips = len(self.captions) - len(self.missing_captions), 0
-        self.bad_clips = 0
-        self.saved = time.monotonic()
-        self._tell("captions", self.captions_done, len(self.captions))
-        self._tell("clips", len(self.clips), len(source))
+        self.saved = self.noted = time.monotonic()
+        self.began: dict[Phase, tuple[float, int]] = {}
+        if on_progress is not None:
+            on_progress("captions", self.captions_done, len(self.captions))
+            on_progress("clips", len(self.clips), len(source))
+
+    @property
+    def faults(self) -> tuple[ClipFault, ...]:
+        return (*self.source.faults, *(self.bad_clips[index] for index in sorted(self.bad_clips)))
 
     def note(self, event: object) -> None:
         """Take in what a worker tells."""
@@ -132,19 +144,19 @@ class _Ledger:
             self.clips[event.index] = event.clip
             self.new_clips += event.new
         elif isinstance(event, ClipBad):
-            self.bad_clips += 1
-            self.faults.append(ClipFault(self.source.name(event.index), event.why))
-            log.warning("left out %s: %s", *self.faults[-1])
+            self.bad_clips[event.index] = fault = ClipFault(self.source.name(event.index), event.why)
+            log.warning("left out %s: %s", *fault)
         if isinstance(event, ClipMade | ClipBad):
-            self._tell("clips", len(self.clips) + self.bad_clips, len(self.source))
+            self._tell("clips", len(self.clips) + len(self.bad_clips), len(self.source))
         if self.new_clips and time.monotonic() - self.saved > SAVE_SECONDS:
             self.save()
 
     def save(self) -> None:
         """Write the list, so that a call that goes on need not read every clip again to know what it is."""
-        complete = self.captions_done == len(self.captions) and len(self.clips) + self.bad_clips == len(self.source)
+        known = len(self.clips) + len(self.bad_clips)
+        complete = self.captions_done == len(self.captions) and known == len(self.source)
         items = tuple(self.clips[index] for index in sorted(self.clips))
-        self.folder.write_list(Clips(items, tuple(self.faults), complete))
+        self.folder.write_list(PreparedClips(items, self.faults, complete))
         self.saved = time.monotonic()
 
     def summary(self, seconds: float) -> Prepared:
@@ -158,12 +170,19 @@ class _Ledger:
             new_captions=len(self.missing_captions),
             num_bytes=sum(file.stat().st_size for file in files),
             seconds=seconds,
-            faults=tuple(self.faults),
+            faults=self.faults,
         )
 
-    def _tell(self, what: Literal["captions", "clips"], done: int, total: int) -> None:
+    def _tell(self, what: Phase, done: int, total: int) -> None:
         if self.on_progress is not None:
             self.on_progress(what, done, total)
+            return
+        now = time.monotonic()
+        began, first = self.began.setdefault(what, (now, done))
+        if now - self.noted > NOTE_SECONDS and done > first:
+            left = (now - began) / (done - first) * (total - done) / 60
+            log.info("prepared %d of %d %s, about %.1f minutes left", done, total, what, left)
+            self.noted = now
 
 
 def _unchanged(folder: PreparedFolder, source: ClipSource) -> Iterator[tuple[int, PreparedClip]]:
@@ -180,6 +199,7 @@ def _unchanged(folder: PreparedFolder, source: ClipSource) -> Iterator[tuple[int
 
 def _remove_leftovers(folder: Path) -> None:
     """Half files of calls that were killed. What is younger may be another call's work."""
-    for path in folder.glob("*/*/.*.tmp"):
-        if time.time() - path.stat().st_mtime > STALE_SECONDS:
-            path.unlink(missing_ok=True)
+    for path in (*folder.glob("*/.*.tmp"), *folder.glob("*/*/.*.tmp")):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()

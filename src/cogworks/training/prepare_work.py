@@ -17,7 +17,6 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,6 +38,8 @@ from cogworks.training.prepared import PreparedClip, PreparedFolder
 from cogworks.training.start import Parts, load_codec, load_text_part, load_tokenizer_part, load_vae_part
 from cogworks.weights.storage import replacing
 
+KILLED = -9  # exit code of a process that the system ended, on POSIX
+
 
 @dataclass(frozen=True)
 class Work:
@@ -52,19 +53,22 @@ class Work:
     clips: tuple[int, ...]
 
 
-class CaptionMade(NamedTuple):
+@dataclass(frozen=True)
+class CaptionMade:
     """An embedding is in its place."""
 
     caption: str
 
 
-class ClipBegun(NamedTuple):
+@dataclass(frozen=True)
+class ClipBegun:
     """A clip is being read: should the process end now, this clip did it."""
 
     index: int
 
 
-class ClipMade(NamedTuple):
+@dataclass(frozen=True)
+class ClipMade:
     """Latents are in their place; `new` if they were not before."""
 
     index: int
@@ -72,7 +76,8 @@ class ClipMade(NamedTuple):
     new: bool
 
 
-class ClipBad(NamedTuple):
+@dataclass(frozen=True)
+class ClipBad:
     """A clip cannot be used."""
 
     index: int
@@ -174,18 +179,19 @@ class _Process:
     def _died(self) -> Event | None:
         self.process.join()
         code = self.process.exitcode or 0
-        if code == -signal.SIGKILL:
+        # A signal while it reads a clip is the decoder's; a status of its own is a fault of ours, told on stderr.
+        if code == KILLED:
             raise RunError(
                 "a process was killed while it prepared clips, as systems do when memory runs out: try fewer workers"
             )
-        if self.reading is None:
-            if self.left is not None:  # the clip that ended it has been told
-                return None
+        if self.left is not None:  # the clip that ended it has been told
+            return None
+        if self.reading is None or code >= 0:
             raise RunError(f"a process that prepared clips ended with status {code}; see above")
         bad, self.reading = self.reading, None
         rest = self.share.clips[self.share.clips.index(bad) + 1 :]
         self.left = replace(self.share, captions=(), clips=rest)
-        return ClipBad(bad, f"ended the process that read it, with status {code}")
+        return ClipBad(bad, f"ended the process that read it, with signal {-code}")
 
     def end(self) -> None:
         self.process.terminate()

@@ -63,7 +63,7 @@ class PreparedClip(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Clips:
+class PreparedClips:
     """What a recipe has of clips: those that are prepared, and what was left out."""
 
     items: tuple[PreparedClip, ...] = ()
@@ -78,13 +78,13 @@ class PreparedFolder:
     Attributes:
         path: of the folder.
         latents_key: a hash of the encoder and of all settings that latents depend on.
-        texts_key: likewise of embeddings.
+        texts_key: likewise of embeddings; None where the text encoder is trained and there are none.
         list_key: of all that decides which clips there are, as far as the recipe tells.
     """
 
     path: Path
     latents_key: str
-    texts_key: str
+    texts_key: str | None
     list_key: str
 
     def latents_file(self, content: str, bucket: Bucket) -> Path:
@@ -97,16 +97,21 @@ class PreparedFolder:
     def list_file(self) -> Path:
         return self.path / "lists" / f"{self.list_key}.json"
 
-    def read_list(self) -> Clips:
+    def read_list(self) -> PreparedClips:
         """The clips of the recipe as they were last found; none where there is no list that can be read."""
         try:
             content = json.loads(self.list_file.read_text(encoding="utf-8"))
-            items = tuple(PreparedClip(*row[:4], Bucket(*row[4]), row[5]) for row in content["clips"])
-            return Clips(items, tuple(ClipFault(*fault) for fault in content["faults"]), bool(content["complete"]))
+            items = tuple(
+                PreparedClip(name, caption, stamp, sha, Bucket(*bucket), num_bytes)
+                for name, caption, stamp, sha, bucket, num_bytes in content["clips"]
+            )
+            return PreparedClips(
+                items, tuple(ClipFault(*fault) for fault in content["faults"]), bool(content["complete"])
+            )
         except (OSError, ValueError, TypeError, KeyError, IndexError):
-            return Clips()
+            return PreparedClips()
 
-    def write_list(self, clips: Clips) -> None:
+    def write_list(self, clips: PreparedClips) -> None:
         """Replace the list. Raises RunError if it cannot be written."""
         content = {"complete": clips.complete, "clips": clips.items, "faults": clips.faults}
         try:
@@ -134,10 +139,11 @@ def prepared_folder(recipe: TransformerRecipe, parts: Parts) -> PreparedFolder:
             "choose another data.start and data.crop, or leave prepared out"
         )
     views = data.model_dump_json(exclude={"source", "sizes", "caption_prefix"}) if isinstance(data, ClipsData) else ""
-    dtype = helper_dtype(parts.variant)
     draw = "mode" if recipe.codec is not None or recipe.posterior == "mode" else f"sample {recipe.seed}"
-    latents_key = hash_of(FORMAT, _encoder_hash(recipe, parts), dtype, views, draw)
-    texts_key = hash_of(FORMAT, _text_hash(recipe, parts), dtype, parts.variant.transformer.text_tokens)
+    latents_key = hash_of(FORMAT, _encoder_hash(recipe, parts), views, draw)
+    texts_key = None
+    if not recipe.train_text_encoder:
+        texts_key = hash_of(FORMAT, _text_hash(recipe, parts), parts.variant.transformer.text_tokens)
     list_key = hash_of(FORMAT, latents_key, texts_key, data.model_dump_json(), recipe.clips)
     return PreparedFolder(recipe.prepared, latents_key, texts_key, list_key)
 
@@ -151,21 +157,22 @@ def _encoder_hash(recipe: TransformerRecipe, parts: Parts) -> str:
                 f"there is no linear codec at {recipe.codec}: start the recipe of the VAE first"
             ) from None
     assert parts.vae_folder is not None  # only a codec can stand in for it
-    return hash_of("vae", part_hash(parts.vae_folder, "vae"), parts.variant.vae)
+    return hash_of("vae", part_hash(parts.vae_folder, "vae"), parts.variant.vae, helper_dtype(parts.variant))
 
 
 def _text_hash(recipe: TransformerRecipe, parts: Parts) -> str:
     if parts.text_folder is None:
         raise RecipeError("only the embeddings of a model's text encoder can be prepared: name one under text_encoder")
     weights, tokenizer = part_hash(parts.text_folder, "text_encoder"), load_tokenizer_part(recipe, parts)
-    return hash_of(weights, parts.variant.text_encoder, tokenizer.model_bytes.hex())
+    return hash_of(weights, parts.variant.text_encoder, tokenizer.model_bytes.hex(), helper_dtype(parts.variant))
 
 
-def read_tensors(path: Path, names: Sequence[str]) -> list[Tensor]:
-    """Tensors of a prepared file. Nothing stays open. Raises DataError if it is missing or damaged."""
+def read_tensor(path: Path, name: str) -> Tensor:
+    """A tensor of a prepared file. Nothing stays open. Raises DataError if it is missing or damaged."""
     try:
         with safe_open(path, "pt") as file:
-            return [file.get_tensor(name) for name in names]
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
     except FileNotFoundError:
         raise DataError(f"{path} is missing: `cogworks data prepare RECIPE` makes it again") from None
     except (SafetensorError, OSError) as error:
@@ -175,49 +182,62 @@ def read_tensors(path: Path, names: Sequence[str]) -> list[Tensor]:
 
 
 class PreparedBatches:
-    """This replica's share of every batch, read from a prepared folder; no network is needed."""
+    """This replica's share of every batch, read from a prepared folder; no network is needed.
 
-    def __init__(self, folder: PreparedFolder, clips: Sequence[PreparedClip], order: EpochOrder, replica: int) -> None:
+    Args:
+        clips: what the order's numbers stand for.
+        images: whether batches hold what image to video begins with.
+    """
+
+    def __init__(
+        self,
+        folder: PreparedFolder,
+        clips: Sequence[PreparedClip],
+        order: EpochOrder,
+        *,
+        replica: int = 0,
+        images: bool = False,
+    ) -> None:
         self.folder = folder
         self.clips = clips
         self.order = order
         self.replica = replica
+        self.images = images
 
     def __getitem__(self, number: int) -> LatentBatch:
         share = self.order.share(number, self.replica)
         clips = [self.clips[index] for index in share.indices]
         files = [self.folder.latents_file(clip.content, clip.bucket) for clip in clips]
-        latents, images = zip(*(read_tensors(file, ("latents", "image")) for file in files), strict=True)
-        return LatentBatch(
-            torch.stack(latents).float(),
-            [clip.caption for clip in clips],
-            number,
-            torch.stack([self._text(clip.caption) for clip in clips]),
-            self._text("")[None],
-            rearrange(torch.stack(images), "b h w c -> b c h w").float() / 127.5 - 1,
-        )
+        latents = torch.stack([read_tensor(file, "latents") for file in files]).float()
+        captions = [clip.caption for clip in clips]
+        texts = empty = images = None
+        if self.folder.texts_key is not None:
+            texts, empty = torch.stack([self._text(caption) for caption in captions]), self._text("")[None]
+        if self.images:
+            frames = torch.stack([read_tensor(file, "image") for file in files])
+            images = rearrange(frames, "b h w c -> b c h w").float() / 127.5 - 1
+        return LatentBatch(latents, captions, number, texts, empty, images)
 
     def fingerprint(self) -> str:
         clips = hash_of(*((clip.content, clip.caption) for clip in self.clips))
         return hash_of(self.folder.latents_key, self.folder.texts_key, clips, order_fingerprint(self.order))
 
     def _text(self, caption: str) -> Tensor:
-        return read_tensors(self.folder.text_file(caption), ("text_emb",))[0]
+        return read_tensor(self.folder.text_file(caption), "text_emb")
 
 
-def open_prepared(
-    recipe: TransformerRecipe, folder: PreparedFolder, size: int, replica: int, replicas: int
-) -> PreparedBatches:
+def open_prepared(recipe: TransformerRecipe, parts: Parts, size: int, replica: int, replicas: int) -> PreparedBatches:
     """Batches of `size` prepared clips for one replica.
 
     Raises:
         DataError: they were not prepared, or there are fewer than replicas.
     """
+    folder = prepared_folder(recipe, parts)
     clips = folder.read_list()
     if not clips.complete:
         raise DataError(f"{folder.path} does not hold the clips of this recipe: run `cogworks data prepare RECIPE`")
     order = EpochOrder(sort_by_bucket(clip.bucket for clip in clips.items), size, replicas, recipe.seed)
-    return PreparedBatches(folder, clips.items, order, replica)
+    return PreparedBatches(folder, clips.items, order, replica=replica, images=parts.variant.takes_image)
 
 
 def open_batches(recipe: Recipe, replica: int, replicas: int) -> Batches:
@@ -229,7 +249,7 @@ def open_batches(recipe: Recipe, replica: int, replicas: int) -> Batches:
     """
     size = recipe.batch_size // recipe.accumulate
     if isinstance(recipe, TransformerRecipe) and recipe.prepared is not None:
-        return open_prepared(recipe, prepared_folder(recipe, find_parts(recipe)), size, replica, replicas)
+        return open_prepared(recipe, find_parts(recipe), size, replica, replicas)
     source = source_of(recipe)
     if source is not None:
         return open_clips(recipe, source, size, replica, replicas)

@@ -18,14 +18,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from cogworks.config.recipe import Recipe
 from cogworks.config.training import Run
+from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.config.vae_recipe import VAERecipe
 from cogworks.errors import RunError
-from cogworks.training.batches import Batches, ShapesBatches
 from cogworks.training.callbacks import build_callbacks
 from cogworks.training.checkpoints import SafeCheckpoints, last_good_checkpoint, set_back
 from cogworks.training.data_module import RunData
 from cogworks.training.export import export
 from cogworks.training.metrics_file import MetricsFile
+from cogworks.training.prepare import prepare
+from cogworks.training.prepared import open_batches
 from cogworks.training.replicas import Replicas, replica
 from cogworks.training.sentinel import RolledBack
 from cogworks.training.start import build_model
@@ -61,6 +63,8 @@ def train(recipe: Recipe, on_step: OnStep | None = None) -> Path:
     """
     torch.set_num_threads(recipe.threads)
     recipe.output.mkdir(parents=True, exist_ok=True)
+    if replica() == 0:
+        _look_at_data(recipe)
     with Replicas(recipe.devices, recipe.threads) as replicas:
         run = prepare_run(recipe)
         checkpoint = last_good_checkpoint(recipe.output)
@@ -80,17 +84,18 @@ def train(recipe: Recipe, on_step: OnStep | None = None) -> Path:
     return export(recipe, run.module, last)
 
 
+def _look_at_data(recipe: Recipe) -> None:
+    """Encode what a run wants encoded, or measure its clips: once, and before anything else takes time."""
+    if isinstance(recipe, TransformerRecipe) and recipe.prepared is not None:
+        prepare(recipe, max(1, recipe.data_workers))
+    elif recipe.data.kind == "clips":
+        open_batches(recipe, 0, recipe.devices)
+
+
 def prepare_run(recipe: Recipe) -> PreparedRun:
     """Build module and data of a recipe, without reading a clip."""
     module = VAEModule(recipe) if isinstance(recipe, VAERecipe) else TransformerModule(recipe, build_model(recipe))
     return PreparedRun(recipe, module, RunData(lambda r, n: open_batches(recipe, r, n), recipe.data_workers))
-
-
-def open_batches(recipe: Recipe, replica: int, replicas: int) -> Batches:
-    """What one replica learns from."""
-    size = recipe.batch_size // recipe.accumulate
-    assert recipe.data.kind == "shapes"
-    return ShapesBatches(recipe.data, size, replica=replica, replicas=replicas)
 
 
 def fit(run: PreparedRun, checkpoint: Path | None, replicas: Replicas, on_step: OnStep | None = None) -> None:

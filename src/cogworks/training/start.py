@@ -112,7 +112,7 @@ def build_model(recipe: TransformerRecipe) -> TrainingModel:
     return TrainingModel(
         variant,
         _transformer(recipe, parts.folder, variant),
-        None if prepared else load_text_part(recipe, parts),
+        None if prepared and not recipe.train_text_encoder else load_text_part(recipe, parts),
         load_tokenizer_part(recipe, parts),
         None if prepared and not variant.takes_image else load_vae_part(parts),
         None if recipe.codec is None else load_codec(recipe.codec),
@@ -158,21 +158,26 @@ def _transformer(recipe: TransformerRecipe, folder: ModelFolder | None, variant:
         transformer = Transformer(variant.transformer)
         transformer.initialise(generator_for(recipe.seed, "transformer"))
         return transformer.train()
-    return load_transformer(folder, variant, dtype=_weights_dtype(recipe, variant)).train()
+    return load_transformer(folder, variant, dtype=weights_dtype(recipe, variant)).train()
 
 
-def _weights_dtype(recipe: TransformerRecipe, variant: Variant) -> torch.dtype:
-    """What is trained is float32, unless all is bfloat16; what stays as it is may be smaller."""
+def weights_dtype(recipe: TransformerRecipe, variant: Variant, device: torch.device | None = None) -> torch.dtype:
+    """Of a model's transformer. What is trained is float32, unless all is bfloat16; what stays as it is may be smaller.
+
+    Args:
+        device: to train on; None takes the best there is.
+    """
     if recipe.precision == "bf16-true":
         return torch.bfloat16
-    if recipe.lora is None or recipe.lora.base_dtype in ("float32", "int8"):
+    if recipe.lora is None or recipe.lora.base_dtype == "float32":
         return torch.float32
-    return torch.bfloat16 if recipe.lora.base_dtype == "bfloat16" else helper_dtype(variant)
+    # int8 leaves what it does not hold, and what it is made from, as they are published.
+    return torch.bfloat16 if recipe.lora.base_dtype == "bfloat16" else helper_dtype(variant, device)
 
 
-def helper_dtype(variant: Variant) -> torch.dtype:
-    """The published dtype, unless this machine would have to emulate it."""
-    return compute_dtype(getattr(torch, variant.dtype), choose_device(None))
+def helper_dtype(variant: Variant, device: torch.device | None = None) -> torch.dtype:
+    """The published dtype, unless the device (None: the best there is) would have to emulate it."""
+    return compute_dtype(getattr(torch, variant.dtype), device or choose_device(None))
 
 
 def load_vae_part(parts: Parts, device: torch.device | str = "cpu") -> VAE | None:

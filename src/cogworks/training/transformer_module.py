@@ -25,6 +25,7 @@ from cogworks.diffusion.timesteps import draw_positions
 from cogworks.errors import RecipeError
 from cogworks.extensions.attach import attach
 from cogworks.extensions.checkpointing import ActivationCheckpointing
+from cogworks.extensions.int8 import quantize_linears
 from cogworks.extensions.lora import LoRA, StoredLoRA
 from cogworks.rng import derive_seed, generator_for
 from cogworks.training.batches import Batch
@@ -66,6 +67,8 @@ class TransformerModule(L.LightningModule):
         self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=RECENT)
         if recipe.lora is not None:
             self.transformer.requires_grad_(False)
+            if recipe.lora.base_dtype == "int8":
+                quantize_linears(self.transformer)
             attach(self.transformer, self._lora())
         if recipe.activation_checkpointing:
             attach(self.transformer, ActivationCheckpointing())

@@ -7,6 +7,7 @@ arXiv:2012.09841, section 3.1.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -18,6 +19,12 @@ from cogworks.models.vae_posterior import Posterior
 MAX_ADAPTIVE_WEIGHT = 1e4
 MIN_GRADIENT = 1e-4
 """Added to the norm that is divided by."""
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Compute in the dtype of the operands, on the tensor's device; the device of plans has no autocast to turn off."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def kl_divergence(posterior: Posterior, reduction: Literal["sum", "mean"]) -> Tensor:

@@ -26,7 +26,14 @@ from cogworks.training.discriminator import Discriminator, judge, judge_both
 from cogworks.training.linear_codec import LinearCodec
 from cogworks.training.optim import build_optimizer
 from cogworks.training.perceptual import Perceptual, build_perceptual
-from cogworks.training.vae_losses import adaptive_weight, hinge_discriminator, hinge_generator, kl_divergence, psnr
+from cogworks.training.vae_losses import (
+    adaptive_weight,
+    hinge_discriminator,
+    hinge_generator,
+    kl_divergence,
+    psnr,
+    without_autocast,
+)
 from cogworks.training.vae_start import TrainingVAE, build_vae, lighten
 from cogworks.training.vae_views import choose_view
 
@@ -109,7 +116,7 @@ class VAEModule(L.LightningModule):
         posterior = Posterior.from_moments(self.vae.encoder(pixels, Start()).float())
         target = None
         if self.codec is not None:
-            with torch.autocast(pixels.device.type, enabled=False):
+            with without_autocast(pixels):
                 target = self.codec.encode(pixels)
         latents = target if target is not None and not self._joint(step) else posterior.sample(draws)
         if self.recipe.latent_noise > 0:

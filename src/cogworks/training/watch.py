@@ -50,7 +50,7 @@ def watchers(recipe: Run, on_step: OnStep | None = None) -> list[Callback]:
     Args:
         on_step: hears of every step; then the run shows no progress by itself.
     """
-    callbacks: list[Callback] = [RunProgress(recipe.log_every, on_step), Vitals(recipe.log_every)]
+    callbacks: list[Callback] = [Vitals(recipe.log_every), RunProgress(recipe.log_every, on_step)]
     if recipe.samples is not None:
         callbacks.append(SampleVideos(recipe, recipe.samples))
     return callbacks

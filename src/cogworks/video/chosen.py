@@ -6,6 +6,7 @@ frame.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
+Convert = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
 STILL_FPS = 1.0  # of a still picture, which has none
 
 
@@ -39,20 +42,25 @@ class _Timeline(NamedTuple):
     """The frames of a stream in the order of showing, read without decoding.
 
     `stamps` are when they are shown, in the stream's ticks, None where not every frame has one of its own; `shown` is
-    the frame at each even step, None for one after the other.
+    the frame at each even step, None for one after the other. `num_hidden` more frames are there to decode others from.
     """
 
     num_frames: int
+    num_hidden: int
     stamps: NDArray[np.int64] | None
     fps: float
     shown: NDArray[np.intp] | None
 
 
-def measure_video(path: str | Path | File) -> Extent:
+def measure_video(path: str | Path | File, *, exact: bool = False) -> Extent:
     """How long and large a video or a picture is, decoding one frame.
 
-    The number of frames is what the file's index lists; without one, its packets are counted. A damaged file can hold
+    The number of frames is what the file promises, in its index or, without one, by its packets; a damaged one can hold
     fewer.
+
+    Args:
+        exact: look at every packet, so that a video that was cut without encoding it anew is not promised a frame more
+            than it shows. Otherwise that is found where two frames or more are cut.
 
     Raises:
         VideoError: as `read_video`, where the first frame shows it.
@@ -66,22 +74,29 @@ def measure_video(path: str | Path | File) -> Extent:
     with reading(file, "a video"), opened_container(file) as container:
         stream = video_stream(file, container)
         listed, fps = stream.frames, float(stream.average_rate or 0)
-        if not listed or not fps:
+        if exact or not listed or not fps:
             timeline = _timeline(file, container, stream)
-            listed, fps = timeline.num_frames, timeline.fps
+            listed, fps = max(listed - timeline.num_hidden, timeline.num_frames), timeline.fps
+        elif stream.duration and stream.time_base:
+            shown = round(stream.duration * stream.time_base * fps)
+            listed = shown if 0 < shown < listed - 1 else listed  # the last frame may be listed without a duration
     if first is None or not listed:
         raise VideoError(f"{file} holds no frame that can be read, or no frame rate; make or fetch it again")
     height, width = first[1].shape[:2]
     return Extent(listed, height, width, fps)
 
 
-def read_frames(path: str | Path | File, choose: Callable[[int, float], Sequence[int]]) -> NDArray[np.uint8]:
+def read_frames(
+    path: str | Path | File, choose: Callable[[int, float], Sequence[int]], convert: Convert | None = None
+) -> NDArray[np.uint8]:
     """Decode the frames that `choose` names, and of the others only those that these are coded from.
 
     Args:
         path: a video or a picture, on the disk or held in memory.
         choose: given the number of frames and the rate, the indices of the frames wanted, in any order, with
             repetition.
+        convert: makes another frame of each frame (H, W, 3) as soon as it is decoded, so that large ones need not be in
+            memory together.
 
     Returns:
         (T, H, W, 3), T = len(chosen).
@@ -93,7 +108,8 @@ def read_frames(path: str | Path | File, choose: Callable[[int, float], Sequence
     kind = picture_format(file)
     if kind is not None:
         frames, fps = _pictures(file, kind)
-        return frames[list(choose(len(frames), fps))]
+        chosen = list(choose(len(frames), fps))
+        return frames[chosen] if convert is None else np.stack([convert(frames[index]) for index in chosen])
     with reading(file, "a video"), opened_container(file) as container:
         timeline = _timeline(file, container, video_stream(file, container))
     if not timeline.num_frames:
@@ -101,12 +117,16 @@ def read_frames(path: str | Path | File, choose: Callable[[int, float], Sequence
     wanted = np.asarray(choose(timeline.num_frames, timeline.fps), np.intp)
     if timeline.shown is not None:
         wanted = timeline.shown[wanted]
-    found = _decoded_at(file, np.unique(wanted), timeline.stamps)
-    stacked = np.empty((len(wanted), *found[int(wanted[0])].shape), np.uint8)
-    check_bytes(file, stacked.nbytes)
-    for place, index in enumerate(wanted):
-        stacked[place] = found[int(index)]
-    return stacked
+    found = _decoded_at(file, np.unique(wanted), timeline.stamps, convert)
+    if not found.keys() >= set(wanted.tolist()):
+        # Some packets held no frame, or no whole one. What the decoder gives is what counts, as for `read_video`.
+        wanted = np.asarray(choose(max(1, sum(1 for _ in _decoded(file))), timeline.fps), np.intp)
+        found = _decoded_at(file, np.unique(wanted), None, convert)
+    missing = min(set(wanted.tolist()) - found.keys(), default=None)
+    if missing is not None:
+        raise VideoError(f"{file} is damaged: frame {missing} cannot be read; make or fetch it again")
+    check_bytes(file, len(wanted) * found[int(wanted[0])].nbytes)
+    return np.stack([found[index] for index in wanted.tolist()])
 
 
 def each_frame(path: str | Path | File) -> Iterator[NDArray[np.uint8]]:
@@ -138,9 +158,12 @@ def _timeline(file: File, container: InputContainer, stream: VideoStream) -> _Ti
     from av.error import FFmpegError
 
     stamps: list[int | None] = []
+    hidden = 0
     try:
         for packet in container.demux(stream):
-            if packet.size and not packet.is_discard:
+            if packet.size and packet.is_discard:
+                hidden += 1
+            elif packet.size:
                 stamps.append(packet.pts)
     except FFmpegError:
         if not stamps:
@@ -151,31 +174,37 @@ def _timeline(file: File, container: InputContainer, stream: VideoStream) -> _Ti
         raise VideoError(f"{file} tells no frame rate; make or fetch it again")
     known = np.sort(np.array([stamp for stamp in stamps if stamp is not None], np.int64))
     if len(known) < len(stamps) or (np.diff(known) == 0).any() or stream.time_base is None:
-        return _Timeline(len(stamps), None, float(rate), None)
+        return _Timeline(len(stamps), hidden, None, float(rate), None)
     fps, shown = even_steps([float(stamp * stream.time_base) for stamp in known.tolist()], float(rate))
-    return _Timeline(len(stamps), known, fps, shown)
+    return _Timeline(len(stamps), hidden, known, fps, shown)
 
 
 def _decoded_at(
-    file: File, indices: NDArray[np.intp], stamps: NDArray[np.int64] | None
+    file: File, indices: NDArray[np.intp], stamps: NDArray[np.int64] | None, convert: Convert | None
 ) -> dict[int, NDArray[np.uint8]]:
-    """The frames at these ascending indices, each its own key; from the key frame before the first if stamps tell."""
+    """Those of the frames at these ascending indices that are there, by index.
+
+    It begins at the key frame before the first if `stamps` tell where that is.
+    """
+    place = {index: index for index in indices.tolist()}
     if stamps is not None and indices[0] > 0:
-        place = {int(stamps[index]): int(index) for index in indices}
-        found: dict[int, NDArray[np.uint8]] = {}
-        try:
-            for stamp, frame in _decoded(file, set(place), seek=int(stamps[indices[0]])):
-                found[place[stamp]] = frame
-        except VideoError:
-            found.clear()
-        if len(found) == len(indices):
-            return found
+        by_stamp = {int(stamps[index]): index for index in place}
+        with contextlib.suppress(VideoError):
+            found = _collected(file, by_stamp, convert, seek=min(by_stamp))
+            if len(found) == len(indices):
+                return found
         # Some files have no index, or one that lies: from the start, then.
-    wanted = {int(index) for index in indices}
-    found = dict(_decoded(file, wanted))
-    missing = min(wanted - set(found), default=None)
-    if missing is not None:
-        raise VideoError(f"{file} is damaged: frame {missing} cannot be read; make or fetch it again")
+    return _collected(file, place, convert)
+
+
+def _collected(
+    file: File, places: dict[int, int], convert: Convert | None, seek: int | None = None
+) -> dict[int, NDArray[np.uint8]]:
+    """The frames that `places` names by what `_decoded` calls them, under the indices that it gives them."""
+    found: dict[int, NDArray[np.uint8]] = {}
+    for key, frame in _decoded(file, set(places), seek):
+        found[places[key]] = frame if convert is None else convert(frame)
+        check_bytes(file, len(found) * found[places[key]].nbytes)
     return found
 
 

@@ -1,7 +1,7 @@
 """The hub: fetching the files of a model that a load reads, and saying in one sentence why that did not work.
 
 All goes through huggingface_hub, with its cache, its token and its environment variables (HF_ENDPOINT, HF_HUB_OFFLINE,
-HF_HOME). Files that have arrived are kept, so a download that was interrupted goes on with those that are missing.
+HF_HOME). What has arrived is kept, so a download that was interrupted goes on with what is missing (`hub_resume`).
 Knows no tensors.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cogworks.errors import WeightsError
+from cogworks.weights.hub_resume import fetch_large
 from cogworks.weights.sat_files import LATEST, MODEL_STATES, TEXT_FOLDER
 from cogworks.weights.storage import read_json
 
@@ -79,6 +80,7 @@ class HubModel:
             if here is None:
                 self._check(self._snapshot(_FIRST_LOOK))
                 logger.info("fetching %s from the hub into %s", self, hub_cache())
+                self._fetch_large()
             return self._complete()
         except WeightsError:
             raise
@@ -89,24 +91,44 @@ class HubModel:
             logger.warning("%s; using the copy on this machine", explained)
             return here
 
+    @property
+    def _mark(self) -> str:
+        """Pattern of the names of weight files, without their end."""
+        return f"*.{self.file_variant}*" if self.file_variant else "*"
+
+    @property
+    def _weights(self) -> list[str]:
+        return [f"{part}/{self._mark}{end}" for part in PARTS for end in (".safetensors", ".json")]
+
+    @property
+    def _ignored(self) -> list[str]:
+        return [] if self.file_variant else [f"*.{mark}{end}" for mark in _PRECISIONS for end in (".*", "-*")]
+
     def _complete(self, *, local_files_only: bool = False) -> Path:
-        mark = f"*.{self.file_variant}*" if self.file_variant else "*"
-        weights = [f"{part}/{mark}{end}" for part in PARTS for end in (".safetensors", ".json")]
-        path = self._snapshot([*_CONFIGS, *_SAT, *weights], local_files_only)
+        path = self._snapshot([*_CONFIGS, *_SAT, *self._weights], local_files_only)
         # Pickled weights are fetched for those parts alone that have nothing better.
-        pickled = [f"{part}/{mark}.bin" for part in PARTS if _has_no_safetensors(path / part, mark)]
+        pickled = [f"{part}/{self._mark}.bin" for part in PARTS if _has_no_safetensors(path / part, self._mark)]
         return self._snapshot(pickled, local_files_only) if pickled else path
+
+    def _fetch_large(self) -> None:
+        fetch_large(
+            self.hub_id,
+            self.revision,
+            self.folder,
+            allow=[*_SAT, *self._weights],
+            ignore=self._ignored,
+            bars=_bars(),
+        )
 
     def _snapshot(self, allow: Sequence[str], local_files_only: bool = False) -> Path:
         from huggingface_hub import snapshot_download
 
-        ignore = [] if self.file_variant else [f"*.{mark}{end}" for mark in _PRECISIONS for end in (".*", "-*")]
         path = snapshot_download(
             self.hub_id,
             revision=self.revision,
             local_files_only=local_files_only,
             allow_patterns=list(allow),
-            ignore_patterns=ignore,
+            ignore_patterns=self._ignored,
             tqdm_class=_bars(),
         )
         return Path(path)

@@ -157,7 +157,7 @@ class Meter(TorchDispatchMode):
 
     def _run(self, key: Hashable, func: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Any:
         """Run an operation that is met for the first time; one without side effects is remembered as `key`."""
-        forms = None if key is None or not inputs else result_forms(func, args, kwargs)
+        forms = None if key is None else result_forms(func, args, kwargs)
         if forms is None:
             result = func(*args, **kwargs)
         else:

@@ -1,8 +1,8 @@
 """The plan of a run: what each phase takes, and the measures with which that fits into memory.
 
 What a plan counts is what a run holds at once on the device: networks, activations, the state of sampling, and on the
-host's own memory the frames, with the libraries and prepared kernels that come into the process on the way. What is held
-before (`Plan.baseline`), Python and torch above all, is not the run's.
+host's own memory the frames, with the libraries and prepared kernels that come into the process on the way. What is
+held before (`Plan.baseline`), Python and torch above all, is not the run's.
 
 What it is held to is measured so: on a CPU, by how much the peak of the resident memory of a fresh process exceeds what
 it held when the plan was made; on a CUDA device, by how much torch's allocator rose. docs/hardware.md says the same to
@@ -40,9 +40,9 @@ STATES = 6
 TIDY_FROM = 256 * 10**6
 """From here on what is planned has to be right, and the process is told not to keep what is freed."""
 LIBRARY_BYTES = 24 * 10**6
-"""What a run on a CPU brings into its process besides tensors: code of torch, oneDNN and MKL that is read from their files
-at first use, kernels that are compiled for shapes, Python's objects. Fixed before the runs of
-tests/pipelines/test_plan_memory.py were chosen; in those that hold what is alive and no more it is 19 to 40 MB. A run so
+"""What a run on a CPU brings into its process besides tensors: code of torch, oneDNN and MKL that is read from their
+files at first use, kernels that are compiled for shapes, Python's objects. Not set from the runs of `tiny` in
+tests/pipelines/test_plan_memory.py; in the runs there that hold what is alive and no more it is 19 to 40 MB. A run so
 small that oneDNN is never called takes 8 MB."""
 LONG_FLOPS = {"cpu": 10**13, "mps": 10**14, "cuda": 10**16}
 """From here on a run may take minutes, and its time is worth a calibration."""
@@ -79,8 +79,8 @@ class Plan:
     Attributes:
         measures: with which this is so.
         budget: bytes that the run may hold.
-        baseline: bytes that were held when the plan was made, and are not the run's: on a CPU the resident memory of the
-            process, on a CUDA device what is allocated there.
+        baseline: bytes that were held when the plan was made, and are not the run's: on a CPU the resident memory of
+            the process, on a CUDA device what is allocated there.
         tidy: the process gives memory back as soon as it is free (`heap.give_back_early`).
     """
 
@@ -130,6 +130,7 @@ def plan_run(
     budget: int | None,
     measures: Measures | None = None,
     tidy: bool = False,
+    exact: bool = False,
     seconds: bool | None = None,
 ) -> Plan:
     """Plan a run. No weights are read and nothing is put on the device, but for the seconds of a calibration.
@@ -140,16 +141,17 @@ def plan_run(
         measures: to describe a run with these; None takes the least costly that fit, or all if none do.
         tidy: the process gives memory back as soon as it is free; it does in any case in a run that holds more than
             `TIDY_FROM`.
+        exact: take no measure that changes pixels.
         seconds: whether to say how long it takes, which calibrates a device that is not known yet; None does where the
             device is known or the run may take minutes.
     """
     if budget is None:
         budget = int(free_memory(device) * SAFE_SHARE)
+    baseline = _baseline(device)  # before tables are computed, which the run will use and counts
     plans: list[Plan] = []
-    rungs = [measures] if measures is not None else list(ladder(variant, shape))
+    rungs = [measures] if measures is not None else [each for each in ladder(variant, shape) if each.exact or not exact]
 
     def describe(chosen: Measures) -> Plan:
-        baseline = _baseline(device)
         for tidies in (False, True):
             phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype, tidy=tidies))
             plan = Plan(shape=shape, measures=chosen, phases=phases, budget=budget, baseline=baseline, tidy=tidies)

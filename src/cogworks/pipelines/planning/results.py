@@ -25,7 +25,7 @@ class Form(NamedTuple):
     dtype: torch.dtype
 
 
-Rule = Callable[..., list[Form]]
+Rule = Callable[..., list[Form] | None]
 
 
 def result_forms(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Form] | None:
@@ -151,6 +151,15 @@ def _copy(x: Tensor, memory_format: torch.memory_format | None = None, **options
     return [_pointwise([x], yes_or_no=False)._replace(dtype=dtype)]
 
 
+def _arange(
+    end: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None, **options: Any
+) -> list[Form] | None:
+    """Without values on the meta device alone; a table that is computed on the host is not asked for here."""
+    if device is None or device.type != "meta":
+        return None
+    return [_plain([end], dtype or torch.int64)]
+
+
 def _one_answer(x: Tensor) -> list[Form]:
     return [_plain([], torch.bool)]
 
@@ -177,6 +186,7 @@ _RULES: dict[Any, Rule] = {
     aten.mean.dim: _mean,
     aten.constant_pad_nd.default: _pad,
     aten.repeat.default: _repeat,
+    aten.arange.default: _arange,
     aten.all.default: _one_answer,
     aten.any.default: _one_answer,
 }
