@@ -39,7 +39,7 @@ def test_a_wrong_override(run: Run, override: str, words: str) -> None:
 
 
 def test_only_the_folder_of_the_model_is_on_stdout(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fake(recipe: Any) -> Path:
+    def fake(recipe: Any, on_step: Any) -> Path:
         print("Epoch 0", file=sys.stdout)
         return recipe.output / "model"
 

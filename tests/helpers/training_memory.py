@@ -27,7 +27,7 @@ def main() -> None:
     dry_run(load_recipe(path, ["batch_size=1", "accumulate=1", "data.size=16", "data.frames=9"]))
     held = settle()
     dry_run(recipe)
-    print(json.dumps({"measured": resident("VmHWM") - held, "planned": made.peak, "kept": made.kept, "parts": str(made)}))
+    print(json.dumps({"measured": resident("VmHWM") - held, "planned": made.peak, "kept": made.kept}))
 
 
 if __name__ == "__main__":

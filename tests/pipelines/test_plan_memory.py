@@ -49,7 +49,7 @@ def test_a_plan_says_what_a_process_holds() -> None:
     assert found["held"] == pytest.approx(found["measured"], rel=TOLERANCE)
 
 
-# No constant of the plan was set from the runs of `tiny` here.
+# The plan's constants were set from earlier runs, some of these sizes, and not changed for these.
 @pytest.mark.parametrize(
     ("model", "height", "width", "frames", "budget"),
     [

@@ -44,6 +44,10 @@ VALUES: dict[str, Any] = {
 }
 
 
+VAE: dict[str, Any] = {**VALUES, "kind": "vae"}
+del VAE["lora"]
+
+
 def recipe(**values: Any) -> Recipe:
     return parse_recipe({**VALUES, **values}, "test")
 
@@ -242,6 +246,19 @@ def test_what_may_change_may(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     clipped = {"learning_rate": 0.01, "clip_norm": 0.1}
     SafeCheckpoints(recipe(batch_size=4, optimizer=clipped)).load_checkpoint(path)
     assert "the recipe was changed since step000001.ckpt was made: batch_size, optimizer.clip_norm" in caplog.text
+
+
+def test_a_checkpoint_from_before_an_option_was_there_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = step_file(tmp_path / FOLDER, 1)
+    stored = recipe().model_dump(mode="json")
+    del stored["optimizer"]["eps"], stored["loss"]
+    write_checkpoint({**content(), "recipe": stored}, path)
+    SafeCheckpoints(recipe()).load_checkpoint(path)
+    assert not caplog.text
+    with pytest.raises(RecipeError, match=r"was made with kind transformer, and the recipe says vae"):
+        SafeCheckpoints(parse_recipe({**VAE, "output": "run"}, "test")).load_checkpoint(path)
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:

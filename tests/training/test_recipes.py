@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from cogworks.config.recipe import TransformerRecipe, VAERecipe, load_recipe, parse_recipe
+from cogworks.config.training_data import ShapesData
 from cogworks.config.variants import VARIANTS
 from cogworks.errors import RecipeError
 
@@ -17,12 +19,13 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 def test_shipped_recipes_are_valid(path: Path) -> None:
     recipe = load_recipe(path, [])
     assert isinstance(recipe, VAERecipe | TransformerRecipe)
-    assert recipe.variant in VARIANTS
+    assert recipe.variant in VARIANTS or recipe.model is not None
 
 
 def test_overrides_reach_nested_keys() -> None:
-    recipe = load_recipe(FOLDER / "tiny-t2v.yaml", ["steps=7", "data.size=96", "learning_rate=1e-4"])
-    assert (recipe.steps, recipe.data.size, recipe.learning_rate) == (7, 96, 1e-4)
+    recipe = load_recipe(FOLDER / "tiny-t2v.yaml", ["steps=7", "data.size=96", "learning_rate.cooldown=0.4"])
+    assert isinstance(recipe.data, ShapesData)
+    assert (recipe.steps, recipe.data.size, recipe.learning_rate.cooldown) == (7, 96, 0.4)
 
 
 @pytest.mark.parametrize(
@@ -34,12 +37,18 @@ def test_overrides_reach_nested_keys() -> None:
         ("steps", "an override must look like key=value"),
         ("steps.more=3", "steps is a plain value"),
         ("kind=lora", "kind"),
-        ("compile=true", "unknown key 'compile'"),
-        ("cached_clips=3", "cached_clips must be 0 or at least batch_size, 32; got 3"),
+        ("optimizer.lerning_rate=1", "unknown key 'optimizer.lerning_rate'; did you mean 'learning_rate'?"),
+        ("optimizer.kind=adamw", "optimizer.matrix_learning_rate belongs to kind muon"),
+        ("accumulate=3", "accumulate must divide batch_size, 32; got 3"),
+        ("prepared=folder", "prepared needs a number of clips to prepare: set clips"),
+        ("data={kind: clips, source: a, sizes: [[0, 8, 8]]}", "sizes are (frames, height, width), each 1 or more"),
+        ("data={kind: clips, source: a, sizes: [[1, 8, 8]], fps: 8, stride: 2}", "fps and stride both say which frames"),
+        ("data.kind=films", "data"),
+        ("samples={every_steps: [}", "is not valid YAML"),
     ],
 )
 def test_mistakes_are_named(override: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=message.replace("?", r"\?").replace("(", r"\(")):
+    with pytest.raises(RecipeError, match=re.escape(message)):
         load_recipe(FOLDER / "tiny-t2v.yaml", [override])
 
 

@@ -54,7 +54,7 @@ def test_a_run_logs_how_it_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture
         assert row["gradient_norm"] > 0
         # One latent frame of 2x2, in patches of 2x2: one token beside 32 of text.
         assert row["tokens_per_second"] == pytest.approx(33 * row["samples_per_second"], rel=1e-6)
-        assert 10**8 < row["memory/process"] <= peak_resident()
+        assert 10**8 < row["memory/process"] <= 1.001 * peak_resident()  # logged as float32
         bands = [value for name, value in row.items() if name.startswith("loss/band_") and not math.isnan(value)]
         assert min(bands) <= row["loss/mean"] <= max(bands)
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step")]

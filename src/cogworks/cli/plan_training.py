@@ -57,14 +57,17 @@ def _table(recipe: Recipe, where: str, made: TrainingPlan) -> str:
     tokens = f", {made.tokens:,} tokens a sample" if made.tokens else ""
     held = [(name, format_memory(getattr(made, name)), note) for name, note in _HELD.items() if getattr(made, name)]
     phases = [("PHASE", "MEMORY", "TFLOP", "TIME")]
-    phases += [(each.name, format_memory(each.memory), tera(each.work.flops), duration(each.seconds)) for each in made.phases]
+    phases += [
+        (each.name, format_memory(each.memory), tera(each.work.flops), duration(each.seconds)) for each in made.phases
+    ]
     phases.append(("peak, a step", format_memory(made.peak), tera(made.flops), duration(made.step_seconds)))
     total = duration(made.seconds)
     took = f", {total} in all, without reading data{' and making samples' if recipe.samples else ''}" if total else ""
     fits = "it fits" if made.fits else "it does not fit"
     return "\n".join(
         [
-            f"{made.name}: {made.trained:,} of {made.parameters:,} parameters learn from {recipe.batch_size} samples a step{tokens}",
+            f"{made.name}: {made.trained:,} of {made.parameters:,} parameters learn",
+            f"{recipe.batch_size} samples a step{tokens}",
             f"on {where}",
             "",
             *_aligned(phases),

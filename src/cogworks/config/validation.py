@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pydantic import ValidationError
 
 
-def explain(error: ValidationError, known: Iterable[str]) -> str:
-    """The first thing that is wrong, with the place and, for an unknown key, the nearest of the `known` ones."""
+def explain(error: ValidationError, known: Iterable[str], tags: Collection[str] = ()) -> str:
+    """The first thing that is wrong, with the place and, for an unknown key, the nearest of the `known` ones.
+
+    Args:
+        tags: parts of a place that pydantic adds where there are several kinds, and nobody wrote.
+    """
     # An unknown key comes first: it may be why another one is missing.
     first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(str(part) for part in first["loc"] if part not in tags)
     if first["type"] == "extra_forbidden":
         names = list(known)
         nearest = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)

@@ -139,7 +139,8 @@ class Int8Linear(Wrapper):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., I) -> (..., O)
         kind = x.device.type
-        x = x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))
         bias = None if self.bias is None else self.bias.to(x.dtype)
         product: Tensor = _Int8Product.apply(x, self.linear.weight, self.weight_scale, bias)
         return product

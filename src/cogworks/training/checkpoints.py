@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cogworks.config.training import Run
 from cogworks.errors import RecipeError, RunError
+from cogworks.training.changes import check_recipe
 from cogworks.weights.storage import replacing
 
 log = logging.getLogger(__name__)
@@ -36,43 +37,6 @@ _STEP_FILE = re.compile(r"step(\d{6,})\.ckpt")
 
 PARTS = frozenset({"state_dict", "optimizer_states", "lr_schedulers", "loops", "recipe"})
 """What a checkpoint must hold for a run to go on from it."""
-
-KEPT = frozenset(
-    [
-        "kind",
-        "model",
-        "variant",
-        "vae",
-        "codec",
-        "text_encoder",
-        "train_text_encoder",
-        "train_encoder",
-        "prediction",
-        "discriminator",
-        "lora",
-        "optimizer",
-        "average",
-    ]
-)
-"""Keys of a recipe that a run cannot change on its way: they decide what its state holds, or are part of it."""
-
-FREE = frozenset(
-    [
-        "output",
-        "steps",
-        "threads",
-        "data_workers",
-        "prepared",
-        "compile",
-        "activation_checkpointing",
-        "save_dtype",
-        "log_every",
-        "checkpoints",
-        "samples",
-        "sentinel",
-    ]
-)
-"""Keys of a recipe that do not change what a step computes. All others may change, and the run says so."""
 
 _DAMAGE = (
     OSError,
@@ -183,25 +147,6 @@ def check_whole(path: Path) -> None:
     read_checkpoint(path)
 
 
-def check_recipe(checkpoint: dict[str, Any], recipe: Run, path: Path) -> None:
-    """Compare the recipe that a checkpoint was made with to the one that is to go on from it.
-
-    Raises:
-        RecipeError: it is of another model, LoRA or optimizer.
-    """
-    before, now = _flat(checkpoint["recipe"]), _flat(recipe.model_dump(mode="json"))
-    different = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    for key in different:
-        if key.split(".")[0] in KEPT and key != "optimizer.clip_norm":
-            raise RecipeError(
-                f"{path} was made with {key} {before.get(key)}, and the recipe says {now.get(key)}: set it back, or "
-                f"choose another output to begin a new run"
-            )
-    told = [key for key in different if key.split(".")[0] not in FREE]
-    if told:
-        log.warning("the recipe was changed since %s was made: %s", path.name, ", ".join(told))
-
-
 def last_good_checkpoint(output: Path, trusted_step: int | None = None) -> Path | None:
     """The newest checkpoint of a run that is whole; damaged ones are passed over.
 
@@ -297,17 +242,6 @@ def _room(folder: Path) -> int:
 
 def _megabytes(number: int) -> str:
     return f"{number / 1e6:,.1f} MB"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as `optimizer.learning_rate`."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from cogworks.config.measures import Measures
 from cogworks.config.recipe import Recipe
@@ -27,7 +28,7 @@ from cogworks.pipelines.planning.meter import Meter, Work
 from cogworks.pipelines.planning.plan import LIBRARY_BYTES, SAFE_SHARE, free_memory, is_here, plan_run
 from cogworks.pipelines.planning.shape import RunShape
 from cogworks.training.batches import PixelBatch
-from cogworks.training.plan_meter import Stage, TrainingMeter, backward, dry_step, narrow_dtype
+from cogworks.training.plan_meter import AsOnDevice, Stage, TrainingMeter, backward, dry_step, narrow_dtype
 from cogworks.training.plan_model import META, buckets_of, empty_batch, empty_module
 from cogworks.training.start import weights_dtype
 from cogworks.training.transformer_module import TransformerModule
@@ -68,7 +69,7 @@ class TrainingPlan:
         parameters, trained: values in all networks, and those of them that learn.
         weights: of all networks.
         helpers: of these, text encoder, VAE and whatever else only helps.
-        gradients, optimizer, average: beside the weights: of what is trained, of the optimizer, of the weights' average.
+        gradients, optimizer, average: beside the weights: of what is trained, of the optimizer, of the average.
         activations: most of all else that is alive at once, the batch included.
         batch: of these, a batch as it comes from the data.
         kept: what the process holds besides: freed memory that its allocator keeps, and libraries.
@@ -135,6 +136,8 @@ def plan_training(recipe: Recipe, device: torch.device, *, budget: int | None = 
     Raises:
         RecipeError, WeightsError: the recipe names a model that is not known.
     """
+    if budget is None:
+        budget = int(free_memory(device) * SAFE_SHARE)
     with Meter(device):  # who builds networks asks whether weights are finite; a meter says yes
         module = empty_module(recipe, device)
     variant = module.model.variant if isinstance(module, TransformerModule) else module.variant
@@ -153,7 +156,7 @@ def plan_training(recipe: Recipe, device: torch.device, *, budget: int | None = 
     ]
     resting = held + measured.optimizer + _bytes(trained)
     if isinstance(recipe, TransformerRecipe) and recipe.samples is not None:
-        phases.append(_sampling(recipe, variant, bucket, device, resting))
+        phases.append(_sampling(recipe, variant, bucket, device, resting, budget))
     batch = empty_batch(recipe, variant, bucket, recipe.batch_size // recipe.accumulate, device)
     return TrainingPlan(
         name=variant.name,
@@ -170,7 +173,7 @@ def plan_training(recipe: Recipe, device: torch.device, *, budget: int | None = 
         phases=tuple(phases),
         tokens=sample_tokens(variant, batch) if isinstance(module, TransformerModule) else 0,
         steps=recipe.steps,
-        budget=int(free_memory(device) * SAFE_SHARE) if budget is None else budget,
+        budget=budget,
         baseline=psutil.Process().memory_info().rss if device.type == "cpu" else 0,
     )
 
@@ -200,7 +203,7 @@ def _measure(recipe: Recipe, module: Module, device: torch.device, bucket: Bucke
     for _ in range(2):
         meter.stages.clear()
         for part in range(parts):
-            with _encoding(module, meter), dry_step(meter, recipe.precision):
+            with dry_step(meter, recipe.precision) as mode, _watched(module, meter, mode):
                 _forward_and_backward(recipe, module, meter, bucket, step, first=part == 0)
         with meter:
             state = state or [moment for weight in _trained(module) for moment in _optimizer_state(recipe, weight)]
@@ -219,7 +222,7 @@ def _measure(recipe: Recipe, module: Module, device: torch.device, bucket: Bucke
 def _forward_and_backward(
     recipe: Recipe, module: Module, meter: TrainingMeter, bucket: Bucket, step: int, *, first: bool
 ) -> None:
-    """One part of a step, in the order of Lightning: gradients of the step before are there until its first backward."""
+    """One part of a step, in the order of Lightning: gradients of the step before stay until its first backward."""
     size = recipe.batch_size // recipe.accumulate
     if isinstance(module, TransformerModule):
         loss = module.losses(empty_batch(recipe, module.model.variant, bucket, size, meter.device))[0].mean()
@@ -235,16 +238,18 @@ def _forward_and_backward(
 
 
 @contextmanager
-def _encoding(module: Module, meter: TrainingMeter) -> Iterator[None]:
-    """What is done before the transformer is called is a stage of its own; an int8 linear casts as autocast would."""
-    if not isinstance(module, TransformerModule):
-        yield
-        return
-    narrow = narrow_dtype(module.recipe.precision)
-    handles = [module.transformer.register_forward_pre_hook(lambda *rest: meter.end_stage("encode"))]
-    if narrow is not None:
+def _watched(module: Module, meter: TrainingMeter, mode: AsOnDevice) -> Iterator[None]:
+    """What is done before the transformer is called is a stage of its own; and autocast is where the code has it."""
+    handles: list[RemovableHandle] = []
+    if isinstance(module, TransformerModule):
+        handles.append(module.transformer.register_forward_pre_hook(lambda *rest: meter.end_stage("encode")))
+    else:
+        for part in module.frozen:  # compares pictures in float32
+            handles.append(part.register_forward_pre_hook(lambda *rest: setattr(mode, "paused", True)))
+            handles.append(part.register_forward_hook(lambda *rest: setattr(mode, "paused", False)))
+    if mode.narrow is not None:  # an int8 linear asks autocast itself
         handles += [
-            part.register_forward_pre_hook(lambda part, given: (given[0].to(narrow),))
+            part.register_forward_pre_hook(lambda part, given: (given[0].to(mode.narrow),))
             for part in module.modules()
             if isinstance(part, Int8Linear)
         ]
@@ -278,9 +283,9 @@ def _optimizer_work(recipe: Recipe, module: Module) -> list[int]:
 
 
 def _sampling(
-    recipe: TransformerRecipe, variant: Variant, bucket: Bucket, device: torch.device, resting: int
+    recipe: TransformerRecipe, variant: Variant, bucket: Bucket, device: torch.device, resting: int, budget: int
 ) -> StepPhase:
-    """The sample videos of a run, one at a time."""
+    """The sample videos of a run, one at a time, in what the run leaves free."""
     assert recipe.samples is not None
     shape = RunShape(
         geometry=geometry(variant, bucket.height, bucket.width, bucket.frames),
@@ -293,7 +298,14 @@ def _sampling(
     dtype = weights_dtype(recipe, variant, device)
     measures = Measures() if device.type == "cpu" else None
     made = plan_run(
-        variant, shape, device=device, dtype=dtype, text_dtype=dtype, budget=None, measures=measures, seconds=False
+        variant,
+        shape,
+        device=device,
+        dtype=dtype,
+        text_dtype=dtype,
+        budget=max(budget - resting, 1),
+        measures=measures,
+        seconds=False,
     )
     beyond = max(phase.memory - phase.weights for phase in made.phases)
     work = sum((phase.work for phase in made.phases), Work())

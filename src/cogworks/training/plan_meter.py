@@ -91,19 +91,26 @@ def backward(loss: Tensor) -> None:
     )
 
 
-def _gradients(outputs: Tensor, inputs: Tensor, *, retain_graph: bool = False) -> tuple[Tensor, ...]:
-    """What `torch.autograd.grad` does, likewise."""
+def _gradients(
+    outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...], *, retain_graph: bool | None = None, **_: object
+) -> tuple[Tensor, ...]:
+    """What `torch.autograd.grad` of scalars does, likewise; it hands on all its options, most at their defaults."""
     return _engine_run_backward(
-        (outputs,), (torch.ones_like(outputs),), retain_graph, False, (inputs,), allow_unreachable=False,
+        outputs,
+        tuple(torch.ones_like(output) for output in outputs),
+        bool(retain_graph),
+        False,
+        inputs,
+        allow_unreachable=False,
         accumulate_grad=False,
     )
 
 
 @contextmanager
-def dry_step(meter: Meter, precision: str) -> Iterator[None]:
+def dry_step(meter: Meter, precision: str) -> Iterator[AsOnDevice]:
     """Operations inside are counted as a device does them in one of Lightning's precisions."""
-    with torch.enable_grad(), meter, AsOnDevice(narrow_dtype(precision), meter.device):
-        yield
+    with torch.enable_grad(), meter, AsOnDevice(narrow_dtype(precision), meter.device) as mode:
+        yield mode
 
 
 def narrow_dtype(precision: str) -> torch.dtype | None:
@@ -131,11 +138,15 @@ class AsOnDevice(FusedAttention):
 
     Args:
         narrow: what autocast computes in; None for a run without it.
+
+    Attributes:
+        paused: autocast is off for a while.
     """
 
     def __init__(self, narrow: torch.dtype | None, device: torch.device) -> None:
         super().__init__()
         self.narrow = narrow
+        self.paused = False
         self.wide = _WIDE | (_WIDE_ON_GPU if device.type == "cuda" else set())
         self._copies: dict[int, Tensor] = {}
 
@@ -145,7 +156,7 @@ class AsOnDevice(FusedAttention):
             with self:
                 return _gradients(*args, **kwargs)
         dtype = self.narrow if func in _NARROW else torch.float32 if func in self.wide else None
-        if self.narrow is not None and dtype is not None:
+        if self.narrow is not None and dtype is not None and not self.paused:
             args, kwargs = self._cast(args, dtype), self._cast(kwargs, dtype)
         if func is F.scaled_dot_product_attention and _learns_mask(*args, **kwargs):
             return func(*args, **kwargs)  # no fused kernel gives a gradient of the mask

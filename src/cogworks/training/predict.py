@@ -41,12 +41,17 @@ class Asked(NamedTuple):
     request: GenerationRequest
 
 
-class Prediction(NamedTuple):
-    """What came of a request."""
+class Prediction:
+    """What came of a request. A plain class: Lightning would go through the fields of a tuple, and copy the video.
 
-    place: int
-    request: GenerationRequest
-    video: Video
+    Attributes:
+        place: of the request in the file, from 0.
+    """
+
+    def __init__(self, place: int, request: GenerationRequest, video: Video) -> None:
+        self.place = place
+        self.request = request
+        self.video = video
 
 
 class _Requests(Dataset[Asked]):

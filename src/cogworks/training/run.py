@@ -1,7 +1,7 @@
 """Run a recipe: build the module, hand it to Lightning, resume where it stopped, export what was learned.
 
-A run lives in its output folder: `checkpoints/` (resumed from when there are some), `metrics.csv`,
-`tensorboard/`, `samples/`, and in the end `model/`, a folder that `cogworks.load` and diffusers read, or `lora/` with a LoRA file.
+A run lives in its output folder: `checkpoints/` (resumed from when there are some), `metrics.csv`, `tensorboard/`,
+`samples/`, and in the end `model/`, a folder that `cogworks.load` and diffusers read, or `lora/` with a LoRA file.
 """
 
 from __future__ import annotations

@@ -73,7 +73,9 @@ class SampleVideos(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         variant = _transformer(pl_module).model.variant
         if variant.takes_image and self._image is None:
-            raise RecipeError("samples of an image-to-video model need a picture to begin with: name it as samples.image")
+            raise RecipeError(
+                "samples of an image-to-video model need a picture to begin with: name it as samples.image"
+            )
         if not variant.takes_image and self._image is not None:
             raise RecipeError(f"samples.image is for image-to-video models; {variant.name} takes none")
         frames, height, width = self._size()

@@ -114,15 +114,7 @@ class TransformerModule(L.LightningModule):
         keyed = partial(generator_for, self.recipe.seed)
         generator = keyed("step", batch.number, replica)
         x0 = self.encoder.latents(batch, keyed("posterior", batch.number, replica), device)
-        positions = draw_positions(
-            len(x0),
-            generator,
-            draw=self.recipe.timesteps.draw,
-            power=self.recipe.timesteps.power,
-            replica=replica,
-            replicas=replicas,
-            shared_generator=keyed("stretches", batch.number),
-        )
+        positions = self._positions(len(x0), generator, batch.number, replica, replicas)
         timesteps = self._timesteps_at(positions)
         alpha, sigma = self.schedule.levels(timesteps)
         noise = offset_noise(
@@ -144,6 +136,21 @@ class TransformerModule(L.LightningModule):
         )
         loss = diffusion_loss(predicted, x0, noise, alpha, sigma, kind=kind, min_snr=self.recipe.loss.min_snr)
         return loss, positions
+
+    def _positions(self, size: int, generator: torch.Generator, number: int, replica: int, replicas: int) -> Tensor:
+        """Noise levels of a batch, spread with those of the other replicas and of the other parts of its step."""
+        options, parts = self.recipe.timesteps, self.recipe.accumulate
+        step, part = divmod(number, parts)
+        together = replicas * parts
+        return draw_positions(
+            size,
+            generator,
+            draw=options.draw,
+            power=options.power,
+            replica=replica * parts + part if options.draw == "spread" else replica,
+            replicas=together if options.draw == "spread" else replicas,
+            shared_generator=None if together == 1 else generator_for(self.recipe.seed, "stretches", step),
+        )
 
     def _timesteps_at(self, positions: Tensor) -> Tensor:
         if isinstance(self.schedule, EDMSchedule):

@@ -1,6 +1,7 @@
 """Video in memory and in files: uint8 frames with a frame rate. Imports no torch, and no decoder before it is used.
 
-Inside, imports point one way: frames, faults < folder, source < sinks < write < video; pictures < stream < read, chosen.
+Inside, imports point one way: frames, faults < folder, source < sinks < write < video; pictures < stream
+< read, chosen.
 """
 
 from cogworks.video.frames import (
