@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from cogworks.config.recipe import parse_recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import CogworksError
 from cogworks.training.run import train
+from cogworks.training.start import build_model
+from cogworks.training.transformer_module import TransformerModule
 from helpers.small_models import TEXT_TOKENS, VARIATIONS, diffusers_pipeline
 
 TOLERANCE = 1e-4  # that of tests/pipelines/test_pipeline_diffusers.py
@@ -150,3 +153,12 @@ def test_a_lora_of_another_model_is_refused(models: Path, tmp_path: Path) -> Non
     file = train(recipe("tiny", tmp_path / "run", steps=1, lora={"rank": 2}))
     with pytest.raises(CogworksError, match="is a LoRA for another model"):
         train(recipe(models / "5b", tmp_path / "other", lora={"start_from": str(file)}))
+
+
+def test_an_average_of_weights_copies_no_network_that_does_not_change(models: Path, tmp_path: Path) -> None:
+    asked = recipe(models / "5b-i2v", tmp_path, average={"decay": 0.9})
+    module = TransformerModule(asked, build_model(asked))
+    copied = deepcopy(module)
+    assert len(module.frozen) == 2
+    assert all(one is other for one, other in zip(module.frozen, copied.frozen, strict=True))
+    assert copied.transformer is not module.transformer

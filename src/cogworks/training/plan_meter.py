@@ -76,7 +76,8 @@ class TrainingMeter(Meter):
                 self._watch(made)
         flops = flop_registry[aten.convolution_backward](*args, out_val=result)
         workspace = workspace_bytes(aten.convolution.default, (x, weight, None, *options[:6]), gradient, self.device)
-        workspace += gradient.numel() * gradient.element_size()  # in the kernel's layout, as the input is
+        # Both, and the gradient that comes out, are beside it in the kernel's layout.
+        workspace += (2 * x.numel() + gradient.numel()) * x.element_size()
         self._count(Work(convolution=flops, operations=1), workspace)
         return result
 

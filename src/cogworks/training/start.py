@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 
@@ -54,6 +55,10 @@ class TrainingModel:
     codec: LinearCodec | None
     vae_folder: ModelFolder | None
     text_folder: ModelFolder | None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """An average of weights copies the module that holds this, and must not copy what does not change."""
+        return self
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,8 @@ class TransformerModule(L.LightningModule):
         self.model = model
         self.schedule = noise_schedule(model.variant.schedule)
         self.transformer = model.transformer
-        self.frozen: tuple[nn.Module, ...] = tuple(
-            network.eval() for network in (model.vae, self._text_helper()) if network is not None
-        )
+        for network in self.frozen:
+            network.eval()
         if recipe.train_text_encoder:
             assert model.text_encoder is not None
             self.text_encoder = model.text_encoder.train()
@@ -76,8 +75,11 @@ class TransformerModule(L.LightningModule):
             for block in self.transformer.blocks:
                 block.compile()
 
-    def _text_helper(self) -> nn.Module | None:
-        return None if self.recipe.train_text_encoder else self.model.text_encoder
+    @property
+    def frozen(self) -> tuple[nn.Module, ...]:
+        """The networks that only help."""
+        text_encoder = None if self.recipe.train_text_encoder else self.model.text_encoder
+        return tuple(network for network in (self.model.vae, text_encoder) if network is not None)
 
     def _lora(self) -> LoRA | StoredLoRA:
         options = self.recipe.lora
