@@ -48,8 +48,10 @@ def main(clip: Path, overrides: list[str]) -> None:
     made = [pipe.generate(CAPTION, seed=seed, **options) for seed in SEEDS]
     print(f"before: {psnr(true, before.frames):.1f} dB")
     for seed, video in zip(SEEDS, made, strict=True):
-        print(f"with the LoRA, seed {seed}: {psnr(true, video.frames):.1f} dB, {psnr(passed, video.frames):.1f} dB "
-              "from what the VAE makes of the clip")
+        print(
+            f"with the LoRA, seed {seed}: {psnr(true, video.frames):.1f} dB, {psnr(passed, video.frames):.1f} dB "
+            "from what the VAE makes of the clip"
+        )
     rows = np.concatenate([true, passed, made[0].frames], axis=2)
     cogworks.Video(rows, recipe.data.fps).save(recipe.output / "clip-vae-lora.gif")
 

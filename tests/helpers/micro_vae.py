@@ -13,10 +13,10 @@ from cogworks.config.recipe import parse_recipe
 from cogworks.config.training_data import ShapesData
 from cogworks.config.vae_recipe import VAERecipe
 from cogworks.config.variants import TINY
-from cogworks.training.batches import PixelBatch, ShapesBatches
-from cogworks.training.data_module import Numbers
-from cogworks.training.vae_module import VAEModule
-from cogworks.training.vae_start import TrainingVAE, new_vae
+from cogworks.training.clips.batches import PixelBatch, ShapesBatches
+from cogworks.training.clips.data_module import Numbers
+from cogworks.training.vae.module import VAEModule
+from cogworks.training.vae.start import TrainingVAE, new_vae
 
 MICRO = replace(
     TINY,

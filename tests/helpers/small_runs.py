@@ -23,9 +23,9 @@ from cogworks.config.recipe import Recipe, parse_recipe
 from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
 from cogworks.rng import generator_for
-from cogworks.training.batches import Batch
+from cogworks.training.clips.batches import Batch
 from cogworks.training.run import train
-from cogworks.training.transformer_module import TransformerModule
+from cogworks.training.transformer.module import TransformerModule
 from cogworks.weights.load import load_text_encoder, load_tokenizer, load_variant
 from cogworks.weights.save import save_pretrained
 from cogworks.weights.source import resolve

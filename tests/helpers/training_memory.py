@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from cogworks.config.recipe import load_recipe
-from cogworks.training.dry_run import dry_run
-from cogworks.training.plan import plan_training
+from cogworks.training.planning.dry_run import dry_run
+from cogworks.training.planning.plan import plan_training
 from helpers.peak_memory import resident, settle
 
 

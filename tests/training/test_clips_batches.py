@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from cogworks.config.recipe import parse_recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import DataError
-from cogworks.training.batches import PixelBatch, ShapesBatches, shapes_clip, to_batch
-from cogworks.training.clip_sources import FilesSource
-from cogworks.training.clips_batches import EXTENTS, ClipsBatches
-from cogworks.training.prepared import open_batches
+from cogworks.training.clips.batches import PixelBatch, ShapesBatches, shapes_clip, to_batch
+from cogworks.training.clips.prepared import open_batches
+from cogworks.training.clips.read import EXTENTS, ClipsBatches
+from cogworks.training.clips.sources import FilesSource
 from helpers.little_clips import save_clip
 
 Build = Callable[..., TransformerRecipe]

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from cogworks.config.recipe import parse_recipe
 from cogworks.errors import RecipeError
-from cogworks.training.discriminator import Discriminator, judge, judge_both
-from cogworks.training.vae_losses import adaptive_weight, hinge_discriminator, hinge_generator
+from cogworks.training.vae.discriminator import Discriminator, judge, judge_both
+from cogworks.training.vae.losses import adaptive_weight, hinge_discriminator, hinge_generator
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cogworks.training.batches import LatentBatch
-from cogworks.training.start import build_model
-from cogworks.training.transformer_module import TransformerModule
+from cogworks.training.clips.batches import LatentBatch
+from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.transformer.start import build_model
 from helpers.small_models import TEXT_TOKENS, diffusers_pipeline
 from helpers.small_runs import small_recipe
 

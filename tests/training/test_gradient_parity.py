@@ -18,9 +18,9 @@ from cogworks.diffusion.loss import diffusion_loss
 from cogworks.diffusion.prediction import add_noise
 from cogworks.diffusion.schedule import NoiseSchedule
 from cogworks.models.transformer import Transformer
-from cogworks.training.batches import LatentBatch
-from cogworks.training.start import build_model
-from cogworks.training.transformer_module import TransformerModule
+from cogworks.training.clips.batches import LatentBatch
+from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.transformer.start import build_model
 from helpers.small_models import SCHEDULE, TEXT_TOKENS, VARIATIONS, diffusers_pipeline
 from helpers.small_runs import small_recipe
 from helpers.transformer_pair import by_our_names, run_theirs, transformer_pair

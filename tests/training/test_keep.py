@@ -14,9 +14,9 @@ import torch
 
 from cogworks.errors import RecipeError, RunError
 from cogworks.training import keep
-from cogworks.training.checkpoints import last_good_checkpoint, read_checkpoint, step_file, write_checkpoint
 from cogworks.training.run import train
-from cogworks.training.transformer_module import TransformerModule
+from cogworks.training.safety.checkpoints import last_good_checkpoint, read_checkpoint, step_file, write_checkpoint
+from cogworks.training.transformer.module import TransformerModule
 from helpers.small_runs import same, save_small_model, small_recipe, state_of
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from cogworks.training.checkpoints import read_checkpoint, step_file
 from cogworks.training.run import open_batches, prepare_run
-from cogworks.training.transformer_module import TransformerModule
+from cogworks.training.safety.checkpoints import read_checkpoint, step_file
+from cogworks.training.transformer.module import TransformerModule
 from helpers import small_runs
 from helpers.small_runs import same, save_small_model, small_recipe, state_of
 

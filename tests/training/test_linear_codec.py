@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cogworks.config.recipe import ShapesData
-from cogworks.training.batches import read_batch
-from cogworks.training.linear_codec import LinearCodec
+from cogworks.training.clips.batches import read_batch
+from cogworks.training.vae.linear_codec import LinearCodec
 
 DATA = ShapesData(seed=5, size=32, frames=9)
 

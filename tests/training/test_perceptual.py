@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cogworks.config.recipe import parse_recipe
 from cogworks.config.vae_recipe import PerceptualOptions
 from cogworks.errors import DataError, RecipeError, WeightsError
-from cogworks.training.perceptual import build_perceptual, gabor_kernels, unit
+from cogworks.training.vae.perceptual import build_perceptual, gabor_kernels, unit
 
 # VGG16, configuration D, with a few channels instead of 64 to 512; M is a maximum over 2x2.
 LAYOUT: tuple[int | str, ...] = (4, 4, "M", 6, 6, "M", 8, 8, 8, "M", 8, 8, 8, "M", 6, 6, 6)

@@ -13,9 +13,9 @@ import cogworks
 from cogworks.config.recipe import parse_recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import RequestError
-from cogworks.training.predict import Prediction, VideoFiles, prompt_loader
 from cogworks.training.run import prepare_run
-from cogworks.training.transformer_module import TransformerModule
+from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.watching.predict import Prediction, VideoFiles, prompt_loader
 from cogworks.video import read_video
 
 PROMPTS = ["a red circle moves right on a black background", "a blue square grows on a white background", "a star"]

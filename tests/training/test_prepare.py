@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from cogworks.config.recipe import parse_recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import DataError, RecipeError, RequestError, RunError
-from cogworks.training.batches import shapes_clip, to_batch
-from cogworks.training.prepare import Prepared, prepare
-from cogworks.training.prepare_work import is_whole
-from cogworks.training.prepared import PreparedFolder, prepared_folder
-from cogworks.training.start import find_parts
+from cogworks.training.clips.batches import shapes_clip, to_batch
+from cogworks.training.clips.prepare import Prepared, prepare
+from cogworks.training.clips.prepare_work import is_whole
+from cogworks.training.clips.prepared import PreparedFolder, prepared_folder
+from cogworks.training.transformer.start import find_parts
 from cogworks.weights.load import load_text_encoder, load_tokenizer, load_vae, load_variant
 from cogworks.weights.source import resolve
 from helpers.little_clips import save_clip
@@ -362,7 +362,7 @@ def test_a_kill_at_any_moment_leaves_only_whole_files(recipe: Callable[..., Tran
     file.write_text(made.model_dump_json())
     code = (
         "import sys; from cogworks.config.transformer_recipe import TransformerRecipe as R;"
-        "from cogworks.training.prepare import prepare;"
+        "from cogworks.training.clips.prepare import prepare;"
         "prepare(R.model_validate_json(open(sys.argv[1]).read()))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(file)])

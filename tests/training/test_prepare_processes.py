@@ -14,10 +14,10 @@ from cogworks.config.recipe import parse_recipe
 from cogworks.config.training_data import Bucket, ShapesData
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import DataError, RunError
-from cogworks.training.clip_sources import Frames, ShapesSource
-from cogworks.training.prepare_work import ClipBad, ClipMade, Event, Work, encode_here, encode_in_processes
-from cogworks.training.prepared import prepared_folder
-from cogworks.training.start import find_parts
+from cogworks.training.clips.prepare_work import ClipBad, ClipMade, Event, Work, encode_here, encode_in_processes
+from cogworks.training.clips.prepared import prepared_folder
+from cogworks.training.clips.sources import Frames, ShapesSource
+from cogworks.training.transformer.start import find_parts
 from helpers.small_folder import save_small
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist]

@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader
 from cogworks.config.recipe import parse_recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import DataError
-from cogworks.training.batches import LatentBatch, PixelBatch
-from cogworks.training.prepare import prepare
-from cogworks.training.prepared import PreparedBatches, open_batches, prepared_folder
-from cogworks.training.start import build_model, find_parts
-from cogworks.training.transformer_module import TransformerModule
+from cogworks.training.clips.batches import LatentBatch, PixelBatch
+from cogworks.training.clips.prepare import prepare
+from cogworks.training.clips.prepared import PreparedBatches, open_batches, prepared_folder
+from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.transformer.start import build_model, find_parts
 from helpers.little_clips import save_clip
 from helpers.small_folder import SMALL, save_small
 

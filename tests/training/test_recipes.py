@@ -42,7 +42,10 @@ def test_overrides_reach_nested_keys() -> None:
         ("accumulate=3", "accumulate must divide batch_size, 32; got 3"),
         ("prepared=folder", "prepared needs a number of clips to prepare: set clips"),
         ("data={kind: clips, source: a, sizes: [[0, 8, 8]]}", "sizes are (frames, height, width), each 1 or more"),
-        ("data={kind: clips, source: a, sizes: [[1, 8, 8]], fps: 8, stride: 2}", "fps and stride both say which frames"),
+        (
+            "data={kind: clips, source: a, sizes: [[1, 8, 8]], fps: 8, stride: 2}",
+            "fps and stride both say",
+        ),
         ("data.kind=films", "data"),
         ("samples={every_steps: [}", "is not valid YAML"),
     ],

@@ -11,9 +11,9 @@ import cogworks
 from cogworks.config.recipe import load_recipe
 from cogworks.errors import CogworksError
 from cogworks.models.vae import VAE
-from cogworks.training.linear_codec import LinearCodec
-from cogworks.training.metrics_file import read_metrics
 from cogworks.training.run import train
+from cogworks.training.vae.linear_codec import LinearCodec
+from cogworks.training.watching.metrics_file import read_metrics
 from cogworks.weights.load import load_vae, load_variant
 from cogworks.weights.source import resolve
 

@@ -17,11 +17,11 @@ from cogworks.config.recipe import parse_recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import CogworksError, RecipeError
 from cogworks.training import samples as samples_module
-from cogworks.training.live_pipeline import live_pipeline, undisturbed
-from cogworks.training.metrics_file import METRICS, read_metrics
 from cogworks.training.run import prepare_run, train
-from cogworks.training.samples import SampleVideos, read_prompts, sample_figures
-from cogworks.training.transformer_module import TransformerModule
+from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.watching.live_pipeline import live_pipeline, undisturbed
+from cogworks.training.watching.metrics_file import METRICS, read_metrics
+from cogworks.training.watching.samples import SampleVideos, read_prompts, sample_figures
 from cogworks.video import read_video
 
 CAPTION = "a red circle moves right on a black background"

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from cogworks.errors import RunError
 from cogworks.training import sentinel
-from cogworks.training.batches import Batch
-from cogworks.training.checkpoints import read_checkpoint, step_file, step_files
+from cogworks.training.clips.batches import Batch
 from cogworks.training.run import train
-from cogworks.training.sentinel import Sentinel, find_sample_fault
-from cogworks.training.transformer_module import TransformerModule
+from cogworks.training.safety.checkpoints import read_checkpoint, step_file, step_files
+from cogworks.training.safety.sentinel import Sentinel, find_sample_fault
+from cogworks.training.transformer.module import TransformerModule
 from helpers.small_runs import same, save_small_model, small_recipe, state_of
 
 Losses = tuple[Tensor, Tensor]

@@ -12,9 +12,9 @@ import torch
 from cogworks.config.recipe import Recipe, parse_recipe
 from cogworks.config.variants import COGVIDEOX_5B
 from cogworks.errors import CogworksError
-from cogworks.training.dry_run import dry_run
-from cogworks.training.plan import TrainingPlan, plan_training
-from cogworks.training.plan_model import empty_module
+from cogworks.training.planning.dry_run import dry_run
+from cogworks.training.planning.networks import empty_module
+from cogworks.training.planning.plan import TrainingPlan, plan_training
 from cogworks.training.run import prepare_run
 
 GPU = torch.device("cuda")  # not here, so that no plan waits for a calibration

@@ -16,8 +16,8 @@ from cogworks.config.recipe import parse_recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import CogworksError
 from cogworks.training.run import train
-from cogworks.training.start import build_model
-from cogworks.training.transformer_module import TransformerModule
+from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.transformer.start import build_model
 from helpers.small_models import TEXT_TOKENS, VARIATIONS, diffusers_pipeline
 
 TOLERANCE = 1e-4  # that of tests/pipelines/test_pipeline_diffusers.py
@@ -140,9 +140,7 @@ def test_what_is_not_trained_comes_along_bit_for_bit(models: Path, tmp_path: Pat
         ({"model": "cogvideox-7b"}, "did you mean cogvideox-"),
     ],
 )
-def test_what_does_not_fit_is_one_sentence(
-    models: Path, tmp_path: Path, values: dict[str, Any], message: str
-) -> None:
+def test_what_does_not_fit_is_one_sentence(models: Path, tmp_path: Path, values: dict[str, Any], message: str) -> None:
     with pytest.raises(CogworksError) as caught:
         train(recipe(**{"model": models / "5b", "output": tmp_path, **values}))
     assert message in str(caught.value)

@@ -12,9 +12,9 @@ from torch import Tensor
 from cogworks.config.recipe import load_recipe
 from cogworks.config.vae_recipe import VAERecipe
 from cogworks.config.variants import TINY
-from cogworks.training.linear_codec import LinearCodec
-from cogworks.training.vae_module import VAEModule
-from cogworks.training.vae_start import TrainingVAE, new_vae
+from cogworks.training.vae.linear_codec import LinearCodec
+from cogworks.training.vae.module import VAEModule
+from cogworks.training.vae.start import TrainingVAE, new_vae
 from helpers.micro_vae import DISCRIMINATOR, PERCEPTUAL, Keep, Recorder, batch_of, fit, micro_module, micro_recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes"

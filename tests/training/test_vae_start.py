@@ -15,10 +15,10 @@ from cogworks.config.vae_recipe import VAERecipe
 from cogworks.config.variants import TINY
 from cogworks.errors import RecipeError, WeightsError
 from cogworks.models.vae_posterior import Posterior
-from cogworks.training.linear_codec import LinearCodec
-from cogworks.training.vae_losses import kl_divergence
-from cogworks.training.vae_module import VAEModule
-from cogworks.training.vae_start import CODEC, build_vae, new_vae
+from cogworks.training.vae.linear_codec import LinearCodec
+from cogworks.training.vae.losses import kl_divergence
+from cogworks.training.vae.module import VAEModule
+from cogworks.training.vae.start import CODEC, build_vae, new_vae
 from cogworks.weights.save import save_pretrained
 
 GOLDENS = Path(__file__).parents[1] / "golden" / "cogvideox_sat"

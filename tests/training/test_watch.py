@@ -15,11 +15,11 @@ import torch
 from cogworks.config.recipe import parse_recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.config.variants import COGVIDEOX_15_5B, TINY
-from cogworks.training.batches import LatentBatch, PixelBatch
-from cogworks.training.metrics_file import METRICS, MetricsFile, read_metrics
+from cogworks.training.clips.batches import LatentBatch, PixelBatch
 from cogworks.training.optim import Muon, MuonAndAdamW
 from cogworks.training.run import train
-from cogworks.training.watch import in_words, learning_rates, peak_resident, sample_tokens
+from cogworks.training.watching.metrics_file import METRICS, MetricsFile, read_metrics
+from cogworks.training.watching.watch import in_words, learning_rates, peak_resident, sample_tokens
 
 
 def recipe(output: Path, **values: Any) -> TransformerRecipe:

@@ -13,7 +13,7 @@ from cogworks.errors import RunError
 if TYPE_CHECKING:
     from cogworks.cli.options import Machine
     from cogworks.config.recipe import Recipe
-    from cogworks.training.plan import TrainingPlan
+    from cogworks.training.planning.plan import TrainingPlan
 
 _HELD = {
     "weights": "of all networks",
@@ -28,7 +28,7 @@ _HELD = {
 def print_plan(recipe: Recipe, machine: Machine, *, as_json: bool) -> None:
     """Plan a training run and print it. Raises RunError if the device cannot hold it."""
     with needing_training():
-        from cogworks.training.plan import plan_training
+        from cogworks.training.planning.plan import plan_training
     from cogworks.pipelines.provenance import hardware
 
     device, budget, here = choose_place(machine)

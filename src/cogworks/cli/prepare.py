@@ -9,7 +9,7 @@ from cogworks.cli.terminal import AsJson, ProgressDisplay, result
 from cogworks.errors import RecipeError, RequestError
 
 if TYPE_CHECKING:
-    from cogworks.training.prepare import Prepared
+    from cogworks.training.clips.prepare import Prepared
 
 
 def prepare_data(recipe: Path, /, *overrides: str, workers: int = 1, as_json: AsJson = False) -> None:
@@ -36,7 +36,7 @@ def prepare_data(recipe: Path, /, *overrides: str, workers: int = 1, as_json: As
 
     import torch
 
-    from cogworks.training.prepare import prepare
+    from cogworks.training.clips.prepare import prepare
 
     torch.set_num_threads(loaded.threads)
     with ProgressDisplay() as display:

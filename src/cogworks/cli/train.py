@@ -64,8 +64,8 @@ def needing_training() -> Iterator[None]:
 
 def _run(recipe: Recipe, *, as_json: bool) -> None:
     with needing_training():
-        from cogworks.training.replicas import replica
         from cogworks.training.run import train as run
+        from cogworks.training.safety.replicas import replica
     display = ProgressDisplay() if as_json else None
     on_step = None if display is None else lambda done, steps: display.show("train", done, steps, "steps")
     with _talk_on_stderr():
@@ -80,8 +80,8 @@ def _dry_run(recipe: Recipe, *, as_json: bool) -> None:
     from cogworks.config.units import format_memory
 
     with needing_training():
-        from cogworks.training.dry_run import dry_run
-        from cogworks.training.watch import in_words
+        from cogworks.training.planning.dry_run import dry_run
+        from cogworks.training.watching.watch import in_words
     with _talk_on_stderr():
         found = dry_run(recipe)
     lines = [

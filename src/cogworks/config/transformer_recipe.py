@@ -85,9 +85,9 @@ class TransformerRecipe(Run):
         text_encoder: model whose text encoder and tokenizer to use, if not those of `model`. From nothing and without
             it, both are trained along.
         train_text_encoder: train the text encoder too.
-        prepared: folder of latents that are made once (`cogworks data prepare`), and of prompt embeddings too unless the
-            text encoder is trained; what is missing there is made when the run begins. None encodes every batch when it
-            comes.
+        prepared: folder of latents that are made once (`cogworks data prepare`), and of prompt embeddings too unless
+            the text encoder is trained; what is missing there is made when the run begins. None encodes every batch
+            when it comes.
         clips: of the Shapes world: see so many clips again and again, instead of new ones without end.
         caption_dropout: share of samples that learn what guidance subtracts (`Variant.unconditional`).
         prediction: of the network, from nothing: v, or the preconditioned form of EDM.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 
 from cogworks.config.training import Run
-from cogworks.training.checkpoints import FOLDER
-from cogworks.training.keep import KeepCheckpoints
 from cogworks.training.optim import warm_average
-from cogworks.training.sentinel import Sentinel
-from cogworks.training.watch import OnStep, watchers
+from cogworks.training.safety.checkpoints import FOLDER
+from cogworks.training.safety.keep import KeepCheckpoints
+from cogworks.training.safety.sentinel import Sentinel
+from cogworks.training.watching.watch import OnStep, watchers
 
 
 def build_callbacks(recipe: Run, on_step: OnStep | None = None) -> list[Callback]:

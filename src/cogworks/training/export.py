@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from cogworks.config.recipe import Recipe
 from cogworks.extensions.lora import lora_pairs
-from cogworks.training.checkpoints import read_checkpoint
-from cogworks.training.transformer_module import LORA_NAME, TransformerModule
-from cogworks.training.vae_module import VAEModule
+from cogworks.training.safety.checkpoints import read_checkpoint
+from cogworks.training.transformer.module import LORA_NAME, TransformerModule
+from cogworks.training.vae.module import VAEModule
 from cogworks.weights.components import empty_text_encoder, empty_vae, open_text_encoder, open_vae
 from cogworks.weights.lora_write import write_lora
 from cogworks.weights.mapping import LazyTensor, State

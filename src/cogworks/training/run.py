@@ -22,18 +22,18 @@ from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.config.vae_recipe import VAERecipe
 from cogworks.errors import RunError
 from cogworks.training.callbacks import build_callbacks
-from cogworks.training.checkpoints import SafeCheckpoints, last_good_checkpoint, set_back
-from cogworks.training.data_module import RunData
+from cogworks.training.clips.data_module import RunData
+from cogworks.training.clips.prepare import prepare
+from cogworks.training.clips.prepared import open_batches
 from cogworks.training.export import export
-from cogworks.training.metrics_file import MetricsFile
-from cogworks.training.prepare import prepare
-from cogworks.training.prepared import open_batches
-from cogworks.training.replicas import Replicas, replica
-from cogworks.training.sentinel import RolledBack
-from cogworks.training.start import build_model
-from cogworks.training.transformer_module import TransformerModule
-from cogworks.training.vae_module import VAEModule
-from cogworks.training.watch import OnStep
+from cogworks.training.safety.checkpoints import SafeCheckpoints, last_good_checkpoint, set_back
+from cogworks.training.safety.replicas import Replicas, replica
+from cogworks.training.safety.sentinel import RolledBack
+from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.transformer.start import build_model
+from cogworks.training.vae.module import VAEModule
+from cogworks.training.watching.metrics_file import MetricsFile
+from cogworks.training.watching.watch import OnStep
 
 log = logging.getLogger(__name__)
 

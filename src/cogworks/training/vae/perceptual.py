@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from cogworks.config.vae_recipe import PerceptualOptions
 from cogworks.errors import DataError, WeightsError
-from cogworks.training.vae_losses import without_autocast
+from cogworks.training.vae.losses import without_autocast
 from cogworks.weights.files import open_safetensors
 from cogworks.weights.mapping import LazyTensor
 from cogworks.weights.pickles import read_tensors

@@ -11,9 +11,9 @@ from torch import Tensor
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import RecipeError
 from cogworks.models.vae import VAE
-from cogworks.training.batches import Batch, LatentBatch, PixelBatch
-from cogworks.training.linear_codec import LinearCodec
-from cogworks.training.start import TrainingModel
+from cogworks.training.clips.batches import Batch, LatentBatch, PixelBatch
+from cogworks.training.transformer.start import TrainingModel
+from cogworks.training.vae.linear_codec import LinearCodec
 
 
 class ClipEncoder:

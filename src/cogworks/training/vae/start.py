@@ -15,9 +15,9 @@ from cogworks.config.vae_recipe import VAERecipe
 from cogworks.config.variants import Variant
 from cogworks.models.vae import VAE
 from cogworks.models.vae_blocks import DecoderBlock, EncoderBlock
-from cogworks.training.batches import shapes_clip, to_batch
-from cogworks.training.linear_codec import LinearCodec
-from cogworks.training.start import known_variant
+from cogworks.training.clips.batches import shapes_clip, to_batch
+from cogworks.training.transformer.start import known_variant
+from cogworks.training.vae.linear_codec import LinearCodec
 from cogworks.weights.load import load_vae, load_variant
 from cogworks.weights.source import resolve
 from cogworks.weights.storage import replacing

@@ -21,12 +21,11 @@ from cogworks.errors import RecipeError
 from cogworks.models.vae_posterior import Posterior
 from cogworks.nn.time_context import Start
 from cogworks.rng import derive_seed, generator_for
-from cogworks.training.batches import PixelBatch
-from cogworks.training.discriminator import Discriminator, judge, judge_both
-from cogworks.training.linear_codec import LinearCodec
+from cogworks.training.clips.batches import PixelBatch
 from cogworks.training.optim import build_optimizer
-from cogworks.training.perceptual import Perceptual, build_perceptual
-from cogworks.training.vae_losses import (
+from cogworks.training.vae.discriminator import Discriminator, judge, judge_both
+from cogworks.training.vae.linear_codec import LinearCodec
+from cogworks.training.vae.losses import (
     adaptive_weight,
     hinge_discriminator,
     hinge_generator,
@@ -34,8 +33,9 @@ from cogworks.training.vae_losses import (
     psnr,
     without_autocast,
 )
-from cogworks.training.vae_start import TrainingVAE, build_vae, lighten
-from cogworks.training.vae_views import choose_view
+from cogworks.training.vae.perceptual import Perceptual, build_perceptual
+from cogworks.training.vae.start import TrainingVAE, build_vae, lighten
+from cogworks.training.vae.views import choose_view
 
 Terms = dict[str, Tensor]
 

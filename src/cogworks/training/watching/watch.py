@@ -22,11 +22,11 @@ from torch import Tensor
 
 from cogworks.config.training import Run
 from cogworks.config.variants import Variant
-from cogworks.training.batches import Batch, LatentBatch
+from cogworks.training.clips.batches import Batch, LatentBatch
 from cogworks.training.optim import MuonAndAdamW
-from cogworks.training.samples import SampleVideos
-from cogworks.training.sentinel import gradient_norm
-from cogworks.training.transformer_module import TransformerModule
+from cogworks.training.safety.sentinel import gradient_norm
+from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.watching.samples import SampleVideos
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

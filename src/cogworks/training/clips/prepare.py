@@ -16,8 +16,7 @@ from typing import Literal
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.data.clips import ClipFault
 from cogworks.errors import DataError, RunError
-from cogworks.training.clip_sources import ClipSource, source_of
-from cogworks.training.prepare_work import (
+from cogworks.training.clips.prepare_work import (
     CaptionMade,
     ClipBad,
     ClipMade,
@@ -26,8 +25,9 @@ from cogworks.training.prepare_work import (
     encode_in_processes,
     is_whole,
 )
-from cogworks.training.prepared import PreparedClip, PreparedClips, PreparedFolder, prepared_folder
-from cogworks.training.start import find_parts
+from cogworks.training.clips.prepared import PreparedClip, PreparedClips, PreparedFolder, prepared_folder
+from cogworks.training.clips.sources import ClipSource, source_of
+from cogworks.training.transformer.start import find_parts
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 
 from cogworks.config.recipe import Recipe
-from cogworks.training.batches import Batch
+from cogworks.training.clips.batches import Batch
 from cogworks.training.optim import warm_average
 from cogworks.training.run import PreparedRun, prepare_run, trainer_options
-from cogworks.training.transformer_module import TransformerModule
-from cogworks.training.watch import peak_resident, sample_tokens
+from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.watching.watch import peak_resident, sample_tokens
 
 STEPS = 2  # the first one warms up: memory is found, kernels are chosen
 

@@ -30,12 +30,12 @@ from cogworks.models.tokenizer import Tokenizer
 from cogworks.models.vae import VAE
 from cogworks.pipelines.load import choose_device
 from cogworks.rng import generator_for
-from cogworks.training.batches import to_batch
-from cogworks.training.clip_sources import ClipSource
-from cogworks.training.encode import encode_clips
-from cogworks.training.linear_codec import LinearCodec
-from cogworks.training.prepared import PreparedClip, PreparedFolder
-from cogworks.training.start import Parts, load_codec, load_text_part, load_tokenizer_part, load_vae_part
+from cogworks.training.clips.batches import to_batch
+from cogworks.training.clips.prepared import PreparedClip, PreparedFolder
+from cogworks.training.clips.sources import ClipSource
+from cogworks.training.transformer.encode import encode_clips
+from cogworks.training.transformer.start import Parts, load_codec, load_text_part, load_tokenizer_part, load_vae_part
+from cogworks.training.vae.linear_codec import LinearCodec
 from cogworks.weights.storage import replacing
 
 KILLED = -9  # exit code of a process that the system ended, on POSIX

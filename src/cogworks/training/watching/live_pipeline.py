@@ -24,7 +24,7 @@ from cogworks.weights.load import Components, Networks, load_text_encoder, load_
 from cogworks.weights.source import ModelFolder
 
 if TYPE_CHECKING:
-    from cogworks.training.transformer_module import TransformerModule
+    from cogworks.training.transformer.module import TransformerModule
 
 
 def live_pipeline(module: TransformerModule) -> Pipeline:

@@ -32,10 +32,10 @@ from cogworks.data.buckets import sort_by_bucket
 from cogworks.data.clips import ClipFault
 from cogworks.data.epochs import EpochOrder
 from cogworks.errors import DataError, RecipeError, RunError
-from cogworks.training.batches import Batches, LatentBatch, ShapesBatches
-from cogworks.training.clip_sources import hash_of, source_of
-from cogworks.training.clips_batches import open_clips, order_fingerprint
-from cogworks.training.start import Parts, find_parts, helper_dtype, load_tokenizer_part
+from cogworks.training.clips.batches import Batches, LatentBatch, ShapesBatches
+from cogworks.training.clips.read import open_clips, order_fingerprint
+from cogworks.training.clips.sources import hash_of, source_of
+from cogworks.training.transformer.start import Parts, find_parts, helper_dtype, load_tokenizer_part
 from cogworks.weights.fingerprint import part_hash
 from cogworks.weights.storage import write_json
 

@@ -23,11 +23,11 @@ from cogworks.config.jobs import read_jobs
 from cogworks.config.request import GenerationRequest
 from cogworks.errors import RequestError
 from cogworks.pipelines.planning.shape import request_shape
-from cogworks.training.live_pipeline import live_pipeline
+from cogworks.training.watching.live_pipeline import live_pipeline
 from cogworks.video import Video, read_image, read_video
 
 if TYPE_CHECKING:
-    from cogworks.training.transformer_module import TransformerModule
+    from cogworks.training.transformer.module import TransformerModule
 
 MAX_NAME = 40  # characters of a prompt in the name of its file
 # What a request says of things that are decided elsewhere.

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from cogworks.config.training import SentinelOptions
 from cogworks.errors import RunError
-from cogworks.training.batches import Batch
-from cogworks.training.data_module import RunData
+from cogworks.training.clips.batches import Batch
+from cogworks.training.clips.data_module import RunData
 
 log = logging.getLogger(__name__)
 

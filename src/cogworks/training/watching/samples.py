@@ -29,10 +29,10 @@ from cogworks.errors import RecipeError
 from cogworks.evaluation.shapes_eval import ATTRIBUTES, evaluate_shapes
 from cogworks.pipelines.generate import Pipeline
 from cogworks.pipelines.geometry import geometry
-from cogworks.training.batches import Batch
-from cogworks.training.live_pipeline import averaged_weights, live_pipeline, undisturbed
-from cogworks.training.predict import name_of
-from cogworks.training.transformer_module import TransformerModule
+from cogworks.training.clips.batches import Batch
+from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.watching.live_pipeline import averaged_weights, live_pipeline, undisturbed
+from cogworks.training.watching.predict import name_of
 from cogworks.video import Video, read_image, to_frames
 from cogworks.video.frames import resize_frames
 from cogworks.video.sinks import save_animation

@@ -27,13 +27,13 @@ from cogworks.pipelines.planning.calibration import calibrate
 from cogworks.pipelines.planning.meter import Meter, Work
 from cogworks.pipelines.planning.plan import LIBRARY_BYTES, SAFE_SHARE, free_memory, is_here, plan_run
 from cogworks.pipelines.planning.shape import RunShape
-from cogworks.training.batches import PixelBatch
-from cogworks.training.plan_meter import AsOnDevice, Stage, TrainingMeter, backward, dry_step, narrow_dtype
-from cogworks.training.plan_model import META, buckets_of, empty_batch, empty_module
-from cogworks.training.start import weights_dtype
-from cogworks.training.transformer_module import TransformerModule
-from cogworks.training.vae_module import VAEModule
-from cogworks.training.watch import sample_tokens
+from cogworks.training.clips.batches import PixelBatch
+from cogworks.training.planning.meter import AsOnDevice, Stage, TrainingMeter, backward, dry_step, narrow_dtype
+from cogworks.training.planning.networks import META, buckets_of, empty_batch, empty_module
+from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.transformer.start import weights_dtype
+from cogworks.training.vae.module import VAEModule
+from cogworks.training.watching.watch import sample_tokens
 
 Module = TransformerModule | VAEModule
 

@@ -21,8 +21,8 @@ from cogworks.data.buckets import sort_by_bucket
 from cogworks.data.clips import ClipFault
 from cogworks.data.epochs import EpochOrder
 from cogworks.errors import DataError, VideoError
-from cogworks.training.batches import PixelBatch, to_batch
-from cogworks.training.clip_sources import ClipSource, Frames, ShapesSource, hash_of
+from cogworks.training.clips.batches import PixelBatch, to_batch
+from cogworks.training.clips.sources import ClipSource, Frames, ShapesSource, hash_of
 from cogworks.video.chosen import Extent
 from cogworks.weights.storage import write_json
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cogworks.config.training import Run
 from cogworks.errors import RecipeError, RunError
-from cogworks.training.changes import check_recipe
+from cogworks.training.safety.changes import check_recipe
 from cogworks.weights.storage import replacing
 
 log = logging.getLogger(__name__)

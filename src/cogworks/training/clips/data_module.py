@@ -10,8 +10,8 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader, Sampler
 
-from cogworks.training.batches import Batch, Batches
-from cogworks.training.interrupts import leave_signals_to_the_run
+from cogworks.training.clips.batches import Batch, Batches
+from cogworks.training.safety.interrupts import leave_signals_to_the_run
 
 log = logging.getLogger(__name__)
 

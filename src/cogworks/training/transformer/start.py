@@ -18,8 +18,8 @@ from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
 from cogworks.pipelines.load import choose_device, compute_dtype
 from cogworks.rng import generator_for
-from cogworks.training.linear_codec import LinearCodec
-from cogworks.training.vocabulary import train_vocabulary
+from cogworks.training.transformer.vocabulary import train_vocabulary
+from cogworks.training.vae.linear_codec import LinearCodec
 from cogworks.weights.load import (
     has_text_encoder,
     load_text_encoder,

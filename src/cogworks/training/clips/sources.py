@@ -20,7 +20,7 @@ from cogworks.data.clips import Clip, ClipFault, find_clips
 from cogworks.data.shapes import draw_scene
 from cogworks.data.views import read_image_view, read_view
 from cogworks.errors import DataError
-from cogworks.training.batches import shapes_clip
+from cogworks.training.clips.batches import shapes_clip
 from cogworks.video.chosen import Extent
 
 Frames = NDArray[np.uint8]

@@ -17,12 +17,12 @@ from cogworks.config.variants import VARIANTS, Variant
 from cogworks.errors import WeightsError
 from cogworks.models.text_encoder import TextEncoder
 from cogworks.models.tokenizer import Tokenizer
-from cogworks.training.batches import Batch, LatentBatch, PixelBatch
-from cogworks.training.linear_codec import LinearCodec
-from cogworks.training.start import TrainingModel, helper_dtype, known_variant, weights_dtype
-from cogworks.training.transformer_module import TransformerModule
-from cogworks.training.vae_module import VAEModule
-from cogworks.training.vae_start import TrainingVAE
+from cogworks.training.clips.batches import Batch, LatentBatch, PixelBatch
+from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.transformer.start import TrainingModel, helper_dtype, known_variant, weights_dtype
+from cogworks.training.vae.linear_codec import LinearCodec
+from cogworks.training.vae.module import VAEModule
+from cogworks.training.vae.start import TrainingVAE
 from cogworks.weights.components import empty_text_encoder, empty_transformer, empty_vae
 from cogworks.weights.load import load_variant
 from cogworks.weights.source import resolve

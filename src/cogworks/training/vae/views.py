@@ -11,7 +11,7 @@ from torch import Tensor
 from cogworks.config.vae_recipe import CropOptions, VAERecipe
 from cogworks.errors import RecipeError
 from cogworks.rng import generator_for
-from cogworks.training.batches import PixelBatch
+from cogworks.training.clips.batches import PixelBatch
 
 
 def choose_view(recipe: VAERecipe, batch: PixelBatch, progress: float, draws: torch.Generator) -> Tensor:

@@ -19,8 +19,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from cogworks.config.training import CheckpointOptions
-from cogworks.training.checkpoints import BEST, LAST, TEMPORARY, step_file, step_files, step_of
-from cogworks.training.interrupts import Interrupts
+from cogworks.training.safety.checkpoints import BEST, LAST, TEMPORARY, step_file, step_files, step_of
+from cogworks.training.safety.interrupts import Interrupts
 from cogworks.weights.storage import replacing
 
 log = logging.getLogger(__name__)

@@ -28,11 +28,11 @@ from cogworks.extensions.checkpointing import ActivationCheckpointing
 from cogworks.extensions.int8 import quantize_linears
 from cogworks.extensions.lora import LoRA, StoredLoRA
 from cogworks.rng import derive_seed, generator_for
-from cogworks.training.batches import Batch
-from cogworks.training.encode import ClipEncoder
+from cogworks.training.clips.batches import Batch
 from cogworks.training.optim import build_optimizer
-from cogworks.training.predict import Asked, Prediction, predict
-from cogworks.training.start import TrainingModel
+from cogworks.training.transformer.encode import ClipEncoder
+from cogworks.training.transformer.start import TrainingModel
+from cogworks.training.watching.predict import Asked, Prediction, predict
 from cogworks.weights.lora import read_lora
 from cogworks.weights.lora_fit import check_fit
 
