@@ -9,7 +9,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from cogworks.cli.terminal import AsJson, ProgressDisplay, Switch, result
 from cogworks.errors import RecipeError
@@ -24,6 +26,7 @@ def train(
     *overrides: str,
     print_config: Switch = False,
     dry_run: Switch = False,
+    export: Annotated[Path | None, Parameter(show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a training recipe to its last step, resuming where it stopped before.
@@ -34,7 +37,8 @@ def train(
         recipe: A YAML file; those of the bundled models are in the folder `recipes`.
         overrides: Values to use instead of the recipe's, as key=value; data.size=96 reaches nested keys.
         print_config: Print the recipe with all its values, and do not train.
-        dry_run: Build everything, take two steps on real data, say what they took, and keep nothing.
+        dry_run: Build everything, take two steps on real data, and say what they took; only prepared clips stay.
+        export: Write the model or LoRA of this checkpoint of the run, and do not train.
         as_json: Print JSON: the result on standard output, progress as events on standard error.
     """
     from cogworks.config.recipe import load_recipe
@@ -47,6 +51,8 @@ def train(
         result(yaml.safe_dump(values, sort_keys=False).rstrip(), values, as_json=as_json)
     elif dry_run:
         _dry_run(loaded, as_json=as_json)
+    elif export is not None:
+        _export(loaded, export, as_json=as_json)
     else:
         _run(loaded, as_json=as_json)
 
@@ -72,6 +78,13 @@ def _run(recipe: Recipe, *, as_json: bool) -> None:
         model = run(recipe, on_step)
     if replica() == 0:
         result(str(model), {"model": str(model)}, as_json=as_json)
+
+
+def _export(recipe: Recipe, checkpoint: Path, *, as_json: bool) -> None:
+    with needing_training():
+        from cogworks.training.run import export_checkpoint
+    model = export_checkpoint(recipe, checkpoint)
+    result(str(model), {"model": str(model)}, as_json=as_json)
 
 
 def _dry_run(recipe: Recipe, *, as_json: bool) -> None:

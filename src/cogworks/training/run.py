@@ -18,15 +18,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from cogworks.config.recipe import Recipe
 from cogworks.config.training import Run
-from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.config.vae_recipe import VAERecipe
 from cogworks.errors import RunError
 from cogworks.training.callbacks import build_callbacks
 from cogworks.training.clips.data_module import RunData
-from cogworks.training.clips.prepare import prepare
+from cogworks.training.clips.prepare import make_ready
 from cogworks.training.clips.prepared import open_batches
 from cogworks.training.export import export
-from cogworks.training.safety.checkpoints import SafeCheckpoints, last_good_checkpoint, set_back
+from cogworks.training.safety.changes import check_recipe
+from cogworks.training.safety.checkpoints import SafeCheckpoints, last_good_checkpoint, read_checkpoint, set_back
 from cogworks.training.safety.replicas import Replicas, replica
 from cogworks.training.safety.sentinel import RolledBack
 from cogworks.training.transformer.module import TransformerModule
@@ -64,7 +64,7 @@ def train(recipe: Recipe, on_step: OnStep | None = None) -> Path:
     torch.set_num_threads(recipe.threads)
     recipe.output.mkdir(parents=True, exist_ok=True)
     if replica() == 0:
-        _look_at_data(recipe)
+        make_ready(recipe)
     with Replicas(recipe.devices, recipe.threads) as replicas:
         run = prepare_run(recipe)
         checkpoint = last_good_checkpoint(recipe.output)
@@ -84,18 +84,25 @@ def train(recipe: Recipe, on_step: OnStep | None = None) -> Path:
     return export(recipe, run.module, last)
 
 
-def _look_at_data(recipe: Recipe) -> None:
-    """Encode what a run wants encoded, or measure its clips: once, and before anything else takes time."""
-    if isinstance(recipe, TransformerRecipe) and recipe.prepared is not None:
-        prepare(recipe, max(1, recipe.data_workers))
-    elif recipe.data.kind == "clips":
-        open_batches(recipe, 0, recipe.devices)
+def export_checkpoint(recipe: Recipe, checkpoint: Path) -> Path:
+    """Write what one checkpoint of a run has learned, where the run would write its last.
+
+    Raises:
+        RecipeError: it cannot be read, or is not of this recipe.
+    """
+    check_recipe(read_checkpoint(checkpoint), recipe, checkpoint)
+    return export(recipe, build_module(recipe), checkpoint)
 
 
 def prepare_run(recipe: Recipe) -> PreparedRun:
     """Build module and data of a recipe, without reading a clip."""
-    module = VAEModule(recipe) if isinstance(recipe, VAERecipe) else TransformerModule(recipe, build_model(recipe))
-    return PreparedRun(recipe, module, RunData(lambda r, n: open_batches(recipe, r, n), recipe.data_workers))
+    data = RunData(lambda replica, replicas: open_batches(recipe, replica, replicas), recipe.data_workers)
+    return PreparedRun(recipe, build_module(recipe), data)
+
+
+def build_module(recipe: Recipe) -> VAEModule | TransformerModule:
+    """What trains: the networks that a recipe begins with, and how they learn."""
+    return VAEModule(recipe) if isinstance(recipe, VAERecipe) else TransformerModule(recipe, build_model(recipe))
 
 
 def fit(run: PreparedRun, checkpoint: Path | None, replicas: Replicas, on_step: OnStep | None = None) -> None:

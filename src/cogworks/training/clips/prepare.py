@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cogworks.config.recipe import Recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.data.clips import ClipFault
 from cogworks.errors import DataError, RunError
@@ -25,7 +26,7 @@ from cogworks.training.clips.prepare_work import (
     encode_in_processes,
     is_whole,
 )
-from cogworks.training.clips.prepared import PreparedClip, PreparedClips, PreparedFolder, prepared_folder
+from cogworks.training.clips.prepared import PreparedClip, PreparedClips, PreparedFolder, open_batches, prepared_folder
 from cogworks.training.clips.sources import ClipSource, source_of
 from cogworks.training.transformer.start import find_parts
 
@@ -104,6 +105,18 @@ def prepare(recipe: TransformerRecipe, workers: int = 1, on_progress: OnProgress
     made = ledger.summary(time.monotonic() - began)
     log.info("%s: %d clips, %d of them new, %d left out", made.path, made.clips, made.new_clips, len(made.faults))
     return made
+
+
+def make_ready(recipe: Recipe) -> None:
+    """Encode what a run wants encoded, or measure its clips: once, and before anything else takes time.
+
+    Raises:
+        DataError, RecipeError: no clip can be used, there are fewer than devices, or they cannot be prepared.
+    """
+    if isinstance(recipe, TransformerRecipe) and recipe.prepared is not None:
+        prepare(recipe, max(1, recipe.data_workers))
+    elif recipe.data.kind == "clips":
+        open_batches(recipe, 0, recipe.devices)
 
 
 class _Ledger:

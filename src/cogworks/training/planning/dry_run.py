@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 
 from cogworks.config.recipe import Recipe
 from cogworks.training.clips.batches import Batch
+from cogworks.training.clips.prepare import make_ready
 from cogworks.training.optim import warm_average
 from cogworks.training.run import PreparedRun, prepare_run, trainer_options
 from cogworks.training.transformer.module import TransformerModule
@@ -60,6 +61,7 @@ def dry_run(recipe: Recipe) -> DryRun:
         RecipeError, DataError, WeightsError: what the recipe names is not there or does not fit.
     """
     torch.set_num_threads(recipe.threads)
+    make_ready(recipe)
     gc.collect()
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as folder:
