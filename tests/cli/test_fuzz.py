@@ -83,6 +83,7 @@ other_lines = st.one_of(
     st.tuples(st.sampled_from(["plan", "doctor", "models", "lora", "convert", "eval", "train"]), FILES | WORDS).map(
         list
     ),
+    st.tuples(st.just("data"), st.sampled_from(["check", "prepare"]), FILES | WORDS).map(list),
     st.tuples(st.just("plan"), st.sampled_from(["--size", "--frames", "--memory"]), WORDS | NUMBERS).map(list),
     st.lists(WORDS, max_size=3),
 )

@@ -20,13 +20,13 @@ RECIPE = RECIPES / "tiny-vae.yaml"
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_print_config_is_a_whole_recipe(run: Run, recipe: Path) -> None:
-    ran = run("train", recipe, "steps=7", "data.size=32", "--print-config")
+    ran = run("train", recipe, "steps=7", "data.fps=4", "--print-config")
     assert (ran.code, ran.err) == (0, "")
     values = yaml.safe_load(ran.out)
-    assert (values["steps"], values["data"]["size"]) == (7, 32)
+    assert (values["steps"], values["data"]["fps"]) == (7, 4)
     Path("printed.yaml").write_text(ran.out)
-    assert load_recipe(Path("printed.yaml"), []) == load_recipe(recipe, ["steps=7", "data.size=32"])
-    assert json.loads(run("train", recipe, "steps=7", "data.size=32", "--print-config", "--json").out) == values
+    assert load_recipe(Path("printed.yaml"), []) == load_recipe(recipe, ["steps=7", "data.fps=4"])
+    assert json.loads(run("train", recipe, "steps=7", "data.fps=4", "--print-config", "--json").out) == values
 
 
 @pytest.mark.parametrize(
