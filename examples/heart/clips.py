@@ -1,9 +1,10 @@
 """Write the clips that teach a model hearts: `python examples/heart/clips.py [FOLDER]`.
 
-64 hearts, and for each its companion: the same clip with a shape that the model knows, without which it would forget
-the others. Every clip is an mp4 of 17 frames with its caption in a text file beside it; at twice the size of the model, so
-that the halved colour resolution of an mp4 does not show. The hearts have 48 of the 64 combinations of colour and
-motion; a model is judged by the other 16 (`judge.py`).
+64 hearts, for each its companion (the same clip with a shape that the model knows), and 128 ordinary clips of the
+Shapes world: a model that is shown hearts alone draws nothing else in the end. Every clip is an mp4 of 17 frames with
+its caption in a text file beside it; at twice the size of the model, so that the halved colour resolution of an mp4
+does not show. The hearts have 48 of the 64 combinations of colour and motion; a model is judged by the other 16
+(`judge.py`).
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ from pathlib import Path
 
 import cogworks
 from cogworks.data.novel import companion_scenes, teaching_scenes
-from cogworks.data.shapes import render_scene
+from cogworks.data.shapes import draw_scene, render_scene
 
-NUMBER, SEED = 64, 64
+HEARTS, SEED = 64, 64
+OTHERS = 128
 SIZE, FRAMES, FPS = 128, 17, 8.0
 
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    hearts = teaching_scenes("heart", NUMBER, SEED)
-    for name, scenes in (("heart", hearts), ("known", companion_scenes(hearts))):
+    hearts = teaching_scenes("heart", HEARTS, SEED)
+    others = [draw_scene(SEED + 1, index, num_objects=1) for index in range(OTHERS)]
+    for name, scenes in (("heart", hearts), ("known", [*companion_scenes(hearts), *others])):
         for number, scene in enumerate(scenes):
-            clip, caption = folder / f"{name}-{number:02d}.mp4", folder / f"{name}-{number:02d}.txt"
+            clip = folder / f"{name}-{number:03d}.mp4"
             cogworks.Video(render_scene(scene, SIZE, SIZE, FRAMES, FPS), FPS).save(clip)
-            caption.write_text(scene.caption + "\n", encoding="utf-8")
+            clip.with_suffix(".txt").write_text(scene.caption + "\n", encoding="utf-8")
             print(f"{clip}  ({scene.caption})")
 
 

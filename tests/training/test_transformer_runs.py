@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -173,3 +174,42 @@ def test_an_average_of_weights_copies_no_network_that_does_not_change(models: Pa
     assert len(module.frozen) == 2
     assert all(one is other for one, other in zip(module.frozen, copied.frozen, strict=True))
     assert copied.transformer is not module.transformer
+
+
+@pytest.mark.parametrize("variation", ["5b", "1.5-i2v"])
+def test_a_lora_trained_in_diffusers_gives_the_same_video_here(models: Path, tmp_path: Path, variation: str) -> None:
+    from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    network = CogVideoXTransformer3DModel.from_pretrained(models / variation, subfolder="transformer")
+    network.add_adapter(LoraConfig(r=4, lora_alpha=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.05)
+    generator = torch.Generator().manual_seed(0)
+    shape = network.config.in_channels, 8, 8
+    for _ in range(2):
+        noisy = torch.randn(1, 4, *shape, generator=generator)
+        text = torch.randn(1, TEXT_TOKENS, 32, generator=generator)
+        rope = rotary_of(network, 4)
+        ofs = None if network.config.ofs_embed_dim is None else torch.full((1,), 2.0)
+        out = network(noisy, text, torch.tensor([500]), ofs=ofs, image_rotary_emb=rope).sample
+        out.square().mean().backward()
+        optimizer.step()
+    CogVideoXPipeline.save_lora_weights(
+        tmp_path,
+        transformer_lora_layers=get_peft_model_state_dict(network),
+        transformer_lora_adapter_metadata=network.peft_config["default"].to_dict(),
+    )
+    (file,) = tmp_path.glob("*.safetensors")
+    with_lora = ours(models / variation, variation, file)
+    assert (with_lora - theirs(models / variation, variation, file)).abs().max() < TOLERANCE
+    assert (with_lora - ours(models / variation, variation)).abs().max() > 20 * TOLERANCE
+
+
+def rotary_of(network: Any, frames: int) -> Any:
+    """The rotary table that diffusers' pipeline makes."""
+    from diffusers import CogVideoXPipeline
+
+    pipeline = SimpleNamespace(transformer=network, vae_scale_factor_spatial=8)
+    return CogVideoXPipeline._prepare_rotary_positional_embeddings(pipeline, 64, 64, frames, torch.device("cpu"))
