@@ -1,10 +1,10 @@
 """Write the clips that teach a model hearts: `python examples/heart/clips.py [FOLDER]`.
 
-64 hearts, for each its companion (the same clip with a shape that the model knows), and 128 ordinary clips of the
-Shapes world: a model that is shown hearts alone draws nothing else in the end. Every clip is an mp4 of 17 frames with
-its caption in a text file beside it; at twice the size of the model, so that the halved colour resolution of an mp4
-does not show. The hearts have 48 of the 64 combinations of colour and motion; a model is judged by the other 16
-(`judge.py`).
+64 hearts, and 192 clips of shapes that the model knows: a model that is shown hearts alone draws nothing else in the
+end. 64 of these are companions of the hearts, the same clip with another shape, every second one a square, which a
+model without practice draws when it is asked for a heart. Every clip is an mp4 of 17 frames with its caption in a text file
+beside it; at twice the size of the model, so that the halved colour resolution of an mp4 does not show. The hearts
+have 48 of the 64 combinations of colour and motion; a model is judged by the other 16 (`judge.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     hearts = teaching_scenes("heart", HEARTS, SEED)
     others = [draw_scene(SEED + 1, index, num_objects=1) for index in range(OTHERS)]
-    for name, scenes in (("heart", hearts), ("known", [*companion_scenes(hearts), *others])):
+    for name, scenes in (("heart", hearts), ("known", [*companion_scenes(hearts, rival="square"), *others])):
         for number, scene in enumerate(scenes):
             clip = folder / f"{name}-{number:03d}.mp4"
             cogworks.Video(render_scene(scene, SIZE, SIZE, FRAMES, FPS), FPS).save(clip)

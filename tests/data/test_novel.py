@@ -125,3 +125,10 @@ def test_companions_differ_in_the_shape_alone() -> None:
         facts = parse_caption(companion.caption)
         assert facts.objects[0].shape == known.shape
         assert parse_caption(scene.caption).objects[0] == replace(facts.objects[0], shape="heart")
+
+
+def test_every_second_companion_may_be_a_rival() -> None:
+    scenes = teaching_scenes("heart", 64, 0)
+    shapes = [scene.objects[0].shape for scene in companion_scenes(scenes, rival="square")]
+    assert shapes[1::2].count("square") >= 26  # of 32, unless that triple is held out
+    assert not any(scene.held_out for scene in companion_scenes(scenes, rival="square"))

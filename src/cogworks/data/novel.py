@@ -37,16 +37,21 @@ def teaching_scenes(shape: str, number: int, seed: int) -> list[Scene]:
     return chosen
 
 
-def companion_scenes(scenes: Sequence[Scene]) -> list[Scene]:
+def companion_scenes(scenes: Sequence[Scene], rival: str | None = None) -> list[Scene]:
     """Each scene of one object again, with a shape that models know and all else the same, captions included.
 
     A model that is shown novel shapes alone draws nothing else in the end. Beside its companion, a scene differs in one
     word and in what that word means. The shapes take turns, and none makes a triple that is held out.
+
+    Args:
+        rival: a shape that every second scene gets if it may: one that the model confuses with the new one.
     """
     companions = []
     for place, scene in enumerate(scenes):
         (item,) = scene.objects
         turns = [SHAPES[(place + turn) % len(SHAPES)] for turn in range(len(SHAPES))]
+        if rival is not None and place % 2:
+            turns = [rival, *turns]
         shape = next(name for name in turns if not is_held_out((name, item.colour, item.motion)))
         companions.append(
             replace(
