@@ -2,9 +2,9 @@
 
 64 hearts, and 192 clips of shapes that the model knows: a model that is shown hearts alone draws nothing else in the
 end. 64 of these are companions of the hearts, the same clip with another shape, every second one a square, which a
-model without practice draws when it is asked for a heart. Every clip is an mp4 of 17 frames with its caption in a text file
-beside it; at twice the size of the model, so that the halved colour resolution of an mp4 does not show. The hearts
-have 48 of the 64 combinations of colour and motion; a model is judged by the other 16 (`judge.py`).
+model without practice draws when it is asked for a heart. Every clip is an mp4 of 17 frames with its caption in a
+text file beside it; at twice the size of the model, so that the halved colour resolution of an mp4 does not show. The
+hearts have 48 of the 64 combinations of colour and motion; a model is judged by the other 16 (`judge.py`).
 """
 
 from __future__ import annotations
