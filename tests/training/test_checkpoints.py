@@ -18,7 +18,7 @@ import torch
 
 from cogworks.config.recipe import Recipe, parse_recipe
 from cogworks.errors import RecipeError, RunError
-from cogworks.training import checkpoints
+from cogworks.training.safety import checkpoints
 from cogworks.training.safety.checkpoints import (
     FOLDER,
     SafeCheckpoints,

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from cogworks.errors import RecipeError, RunError
-from cogworks.training import keep
 from cogworks.training.run import train
+from cogworks.training.safety import keep
 from cogworks.training.safety.checkpoints import last_good_checkpoint, read_checkpoint, step_file, write_checkpoint
 from cogworks.training.transformer.module import TransformerModule
 from helpers.small_runs import same, save_small_model, small_recipe, state_of

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cogworks.config.recipe import ShapesData
-from cogworks.training.clips.batches import read_batch
+from cogworks.config.training_data import ShapesData
+from cogworks.training.clips.batches import ShapesBatches
 from cogworks.training.vae.linear_codec import LinearCodec
 
 DATA = ShapesData(seed=5, size=32, frames=9)
@@ -17,7 +17,7 @@ DATA = ShapesData(seed=5, size=32, frames=9)
 
 @pytest.fixture(scope="module")
 def pixels() -> Tensor:
-    return read_batch(DATA, range(24)).pixels
+    return ShapesBatches(DATA, 24)[0].pixels
 
 
 def _error(pixels: Tensor, channels: int) -> float:

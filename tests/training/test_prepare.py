@@ -140,8 +140,8 @@ def test_a_call_with_nothing_to_do_loads_no_network(
     def refuse(*args: object) -> None:
         raise AssertionError("a network was loaded")
 
-    monkeypatch.setattr("cogworks.training.prepare_work.load_vae_part", refuse)
-    monkeypatch.setattr("cogworks.training.prepare_work.load_text_part", refuse)
+    monkeypatch.setattr("cogworks.training.clips.prepare_work.load_vae_part", refuse)
+    monkeypatch.setattr("cogworks.training.clips.prepare_work.load_text_part", refuse)
     prepare(recipe())
     prepare(recipe(steps=7, batch_size=4, learning_rate={"warmup_steps": 3}))  # no concern of latents
     with pytest.raises(AssertionError, match="was loaded"):
@@ -294,7 +294,7 @@ def test_without_its_list_no_file_is_made_again(recipe: Callable[..., Transforme
 def test_a_full_disk_is_one_sentence_and_loses_nothing(
     recipe: Callable[..., TransformerRecipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cogworks.training import prepare_work
+    from cogworks.training.clips import prepare_work
 
     save, calls = prepare_work.save_file, []
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from cogworks.config.recipe import parse_recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
-from cogworks.training import start
 from cogworks.training.run import train
+from cogworks.training.transformer import start
 from helpers.little_clips import save_clip
 from helpers.small_folder import save_small
 

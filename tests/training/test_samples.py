@@ -16,9 +16,9 @@ import cogworks
 from cogworks.config.recipe import parse_recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import CogworksError, RecipeError
-from cogworks.training import samples as samples_module
 from cogworks.training.run import prepare_run, train
 from cogworks.training.transformer.module import TransformerModule
+from cogworks.training.watching import samples as samples_module
 from cogworks.training.watching.live_pipeline import live_pipeline, undisturbed
 from cogworks.training.watching.metrics_file import METRICS, read_metrics
 from cogworks.training.watching.samples import SampleVideos, read_prompts, sample_figures

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cogworks.errors import RunError
-from cogworks.training import sentinel
 from cogworks.training.clips.batches import Batch
 from cogworks.training.run import train
+from cogworks.training.safety import sentinel
 from cogworks.training.safety.checkpoints import read_checkpoint, step_file, step_files
 from cogworks.training.safety.sentinel import Sentinel, find_sample_fault
 from cogworks.training.transformer.module import TransformerModule

@@ -15,7 +15,6 @@ from cogworks.errors import RecipeError
 
 Recipe = VAERecipe | TransformerRecipe
 
-DATA_KINDS = ("shapes", "clips")
 _KINDS: dict[str, type[VAERecipe] | type[TransformerRecipe]] = {"vae": VAERecipe, "transformer": TransformerRecipe}
 
 
@@ -58,7 +57,7 @@ def parse_recipe(values: dict[str, Any], name: str) -> Recipe:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"{name}: {explain(error, _known_keys(kind, error), DATA_KINDS)}") from None
+        raise RecipeError(f"{name}: {explain(error, _known_keys(kind, error), ('data',))}") from None
 
 
 def _known_keys(kind: type[BaseModel], error: ValidationError) -> list[str]:

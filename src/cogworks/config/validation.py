@@ -8,15 +8,16 @@ from collections.abc import Collection, Iterable
 from pydantic import ValidationError
 
 
-def explain(error: ValidationError, known: Iterable[str], tags: Collection[str] = ()) -> str:
+def explain(error: ValidationError, known: Iterable[str], tagged: Collection[str] = ()) -> str:
     """The first thing that is wrong, with the place and, for an unknown key, the nearest of the `known` ones.
 
     Args:
-        tags: parts of a place that pydantic adds where there are several kinds, and nobody wrote.
+        tagged: keys that have several kinds: after them pydantic names the kind, which nobody wrote.
     """
     # An unknown key comes first: it may be why another one is missing.
     first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
-    place = ".".join(str(part) for part in first["loc"] if part not in tags)
+    parts = [str(part) for part in first["loc"]]
+    place = ".".join(part for before, part in zip(["", *parts], parts, strict=False) if before not in tagged)
     if first["type"] == "extra_forbidden":
         names = list(known)
         nearest = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
