@@ -79,6 +79,8 @@ SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
             ("extensions.kernels", "AttentionKernel"),
             ("extensions.lora", "LoRA"),
             ("extensions.lora", "StoredLoRA"),
+            ("extensions.int8", "Int8Weights"),
+            ("extensions.checkpointing", "ActivationCheckpointing"),
         ),
     ),
     (
@@ -90,6 +92,24 @@ SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
             ("weights.convert", "convert_folder"),
             ("weights.fingerprint", "weights_hash"),
             ("weights.lora", "read_lora"),
+        ),
+    ),
+    (
+        "Training",
+        "Recipes and what runs them: [training.md](training.md); their keys: [recipes.md](recipes.md).",
+        (
+            ("config.recipe", "load_recipe"),
+            ("training.run", "train"),
+            ("training.run", "prepare_run"),
+            ("training.run", "export_checkpoint"),
+            ("training.transformer.module", "TransformerModule"),
+            ("training.vae.module", "VAEModule"),
+            ("training.clips.prepare", "prepare"),
+            ("training.watching.predict", "prompt_loader"),
+            ("training.planning.plan", "plan_training"),
+            ("data.clips", "find_clips"),
+            ("diffusion.loss", "diffusion_loss"),
+            ("diffusion.timesteps", "draw_positions"),
         ),
     ),
     (
