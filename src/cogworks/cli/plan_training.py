@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cogworks.cli.plan import choose_place, duration, tera
 from cogworks.cli.terminal import result
 from cogworks.cli.train import needing_training
+from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.config.units import format_memory
 from cogworks.errors import RunError
 
@@ -50,6 +51,11 @@ def _advice(recipe: Recipe, made: TrainingPlan) -> str:
         return "set activation_checkpointing: true"
     if made.activations > made.optimizer + made.gradients and recipe.accumulate < recipe.batch_size:
         return f"cut each batch into more parts: accumulate={recipe.batch_size}"
+    if max(made.phases, key=lambda phase: phase.memory).name == "samples":
+        return "make no samples on the way: samples=null"
+    lora = recipe.lora if isinstance(recipe, TransformerRecipe) else None
+    if lora is not None:
+        return "hold the base in 8 bits: lora.base_dtype=int8"
     return "train a LoRA (lora), keep no average, or take optimizer.kind=adamw8bit"
 
 
