@@ -213,3 +213,13 @@ def rotary_of(network: Any, frames: int) -> Any:
 
     pipeline = SimpleNamespace(transformer=network, vae_scale_factor_spatial=8)
     return CogVideoXPipeline._prepare_rotary_positional_embeddings(pipeline, 64, 64, frames, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("base_dtype", ["float32", "bfloat16", "int8"])
+def test_a_lora_trains_beside_a_base_of_any_dtype(models: Path, tmp_path: Path, base_dtype: str) -> None:
+    """The base is rounded, the factors are not: they stay float32, move, and fit the base as it is published."""
+    file = train(recipe(models / "5b", tmp_path, lora={"rank": 2, "base_dtype": base_dtype}))
+    pairs = read_lora(file).pairs
+    assert {pair.lora_b.dtype for pair in pairs} == {torch.float32}
+    assert all(pair.lora_b.abs().max() > 0 for pair in pairs)
+    assert torch.isfinite(ours(models / "5b", "5b", file)).all()
