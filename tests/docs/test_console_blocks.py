@@ -81,6 +81,8 @@ def check_command(line: str) -> None:
     elif program == "pip":
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         assert words[-1] in {f"cogworks[{extra}]" for extra in project["optional-dependencies"]}
+    elif program == "python":
+        assert (ROOT / words[0]).is_file(), line
     elif program == ".venv/bin/pytest":
         assert all((ROOT / word).exists() for word in words if not word.startswith("-"))
     else:

@@ -126,3 +126,15 @@ def _sharded_step(rank: int, folder: str) -> None:
 @pytest.mark.dist
 def test_sharded_blocks_train_like_one_process(tmp_path: Path) -> None:
     spawn(_sharded_step, (str(tmp_path),), nprocs=2)
+
+
+@pytest.mark.parametrize("positions", ["sincos", "none"])
+def test_a_network_trains_after_it_was_used_in_inference_mode(positions: str) -> None:
+    """Tables that are remembered between calls must not be tensors of inference mode."""
+    config = replace(CONFIG, position_table=positions, rope="none" if positions == "sincos" else CONFIG.rope)
+    model = Transformer(config)
+    inputs = torch.randn(1, config.in_channels, 2, 10, 6), torch.tensor([7]), torch.randn(1, 5, 16)
+    with torch.inference_mode():
+        model(*inputs)
+    model(*inputs).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in model.blocks.parameters())

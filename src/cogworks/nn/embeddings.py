@@ -17,6 +17,7 @@ from cogworks.nn.layout import TokenLayout
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is remembered must also serve training
 def _frequencies(half: int, device: torch.device) -> Tensor:
     # exp is rounded from float64: vectorised float32 exp differs by a unit in the last place between CPUs, and at
     # t = 999 that is 1e-4 of an angle.
@@ -113,6 +114,7 @@ class LearnedPositions(nn.Module):
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is remembered must also serve training
 def sincos_table(
     grid: tuple[int, int, int], width: int, spatial_interpolation: float, temporal_interpolation: float
 ) -> Tensor:

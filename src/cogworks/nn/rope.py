@@ -65,6 +65,7 @@ def _angles(positions: Tensor, width: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what is remembered must also serve training
 def _rope(layout: TokenLayout, config: TransformerConfig, device: torch.device) -> Rope:
     spatial = {"crop": crop_positions, "slice": count_positions}[config.rope]
     width = config.head_width
