@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from cogworks.models import transformer as transformer_module
 from cogworks.models.transformer import Transformer
-from cogworks.nn import attention, embeddings, modulation
+from cogworks.nn import attention, blocks, embeddings, modulation
+from cogworks.nn.layout import TokenLayout
 from cogworks.nn.rope import Rope
 from helpers.golden_weights import CONFIGS, load_golden, load_golden_transformer
 
@@ -81,7 +82,7 @@ def _exchange_shift_and_scale(network: Transformer, monkeypatch: pytest.MonkeyPa
 def _rotate_halves(network: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other convention of rotary positions: the pairs are (k, k + d/2)."""
 
-    def apply(x: Tensor, rope: Rope) -> Tensor:
+    def apply(x: Tensor, rope: Rope, *layout: TokenLayout, overwrite: bool = False) -> Tensor:
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * rope.cos - second * rope.sin, second * rope.cos + first * rope.sin], dim=-1)
 
@@ -97,8 +98,7 @@ def _epsilon_of_diffusers(network: Transformer, monkeypatch: pytest.MonkeyPatch)
 
 
 def _exact_gelu(network: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    gelu = torch.nn.functional.gelu
-    monkeypatch.setattr(torch.nn.functional, "gelu", lambda x, approximate: gelu(x))
+    monkeypatch.setattr(blocks, "linear_gelu", lambda linear, x: torch.nn.functional.gelu(linear(x)))
 
 
 def _sine_first(network: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +114,9 @@ def _rows_first(network: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.cat([time, row, column], dim=1)
 
     monkeypatch.setattr(embeddings, "sincos_table", rows_first)
+    monkeypatch.setattr(
+        embeddings, "_sincos_rows", embeddings._sincos_rows.__wrapped__
+    )  # which remembers the right one
 
 
 def _no_ofs(network: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,13 +94,16 @@ def test_a_trained_model_in_float32_is_at_most_a_level_off() -> None:
 
 
 def test_guidance_in_halves_runs_half_the_batch(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline, batches, right = small("small"), [], Transformer.forward
+    pipeline, batches, right = small("small"), [], Transformer.predict
 
-    def forward(self: Transformer, latents: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
-        batches.append((len(latents), options["step"].branch))
-        return right(self, latents, *arguments, **options)
+    def predict(
+        self: Transformer, latents: torch.Tensor, text_tokens: torch.Tensor, *arguments: Any, **options: Any
+    ) -> torch.Tensor:
+        batches.append((len(text_tokens), options["step"].branch))
+        return right(self, latents, text_tokens, *arguments, **options)
 
-    monkeypatch.setattr(Transformer, "forward", forward)
+    monkeypatch.setattr(Transformer, "predict", predict)
+    pipeline.measures = Measures()  # no plan, whose dry run would be counted
     pipeline.generate("a", num_inference_steps=1)
     pipeline.measures = Measures(split_guidance=True)
     pipeline.generate("a", num_inference_steps=1)
@@ -162,18 +165,19 @@ def test_without_measures_a_plan_decides_once_for_each_shape(fresh: Small, monke
     plan = Planned(Measures(split_guidance=True))
     monkeypatch.setattr("cogworks.pipelines.generate.plan_run", plan)
     pipeline = fresh("small", memory="2GB")
-    for count in (1, 1, 3):
+    for count in (1, 1, 1, 3):
         pipeline.generate("a", num_videos_per_prompt=count, num_inference_steps=2)
         assert pipeline.last_measures == Measures(split_guidance=True)
     assert [(shape.num_videos, shape.num_prompts, shape.steps, shape.source) for shape, _ in plan.asked] == [
         (1, 1, 2, "none"),
-        (3, 1, 2, "none"),
+        (1, 0, 2, "none"),  # the prompt is known by now
+        (3, 0, 2, "none"),
     ]
     options = plan.asked[0][1]
     assert options["budget"] == 2 * 10**9
     assert (options["dtype"], options["text_dtype"]) == (torch.float32, torch.float32)
     fresh("small", measures=Measures()).generate("a")
-    assert len(plan.asked) == 2
+    assert len(plan.asked) == 3
 
 
 def test_a_run_that_may_not_fit_is_announced_and_tried(fresh: Small, caplog: pytest.LogCaptureFixture) -> None:
@@ -214,10 +218,12 @@ def test_what_is_loaded_already_counts_for_the_run(fresh: Small, monkeypatch: py
     monkeypatch.setattr("cogworks.pipelines.generate.free_memory", lambda device: 10**9)
     pipeline = fresh("small")
     pipeline.generate("a", num_inference_steps=1)
-    pipeline.generate("a", num_inference_steps=2)
-    held = sum(network.form.num_bytes for network in pipeline.components.networks)
-    first, second = (options["budget"] for _, options in plan.asked)
-    assert second - first == held > 0
+    pipeline.generate("b", num_inference_steps=2)
+    pipeline.generate("a", num_inference_steps=3)
+    text, *others = (network.form.num_bytes for network in pipeline.components.networks)
+    first, second, third = (options["budget"] for _, options in plan.asked)
+    assert second - first == text + sum(others)
+    assert third - first == sum(others) > 0  # a prompt that is known does not need the text encoder
 
 
 def test_the_plan_of_a_real_model_is_made_and_kept(small: Small) -> None:

@@ -33,15 +33,16 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int, ...]
     """Let a network run out of memory above a size; returns the shapes that it was asked for."""
 
     def install(kind: type, fits: Callable[[torch.Size], bool], error: Exception) -> list[tuple[int, ...]]:
-        asked, right = [], kind.forward
+        method, place = ("predict", 1) if kind is Transformer else ("forward", 0)
+        asked, right = [], getattr(kind, method)
 
-        def forward(self: Any, x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-            asked.append(tuple(x.shape))
-            if not fits(x.shape):
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            asked.append(tuple(arguments[place].shape))  # the transformer's is that of the text tokens
+            if not fits(arguments[place].shape):
                 raise error
-            return right(self, x, *arguments, **options)
+            return right(self, *arguments, **options)
 
-        monkeypatch.setattr(kind, "forward", forward)
+        monkeypatch.setattr(kind, method, call)
         return asked
 
     return install

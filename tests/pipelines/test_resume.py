@@ -60,13 +60,13 @@ def interrupted(pipeline: Pipeline, step: int, **asked: Any) -> None:
 @pytest.fixture
 def steps_done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The steps that the transformer is asked for."""
-    asked, right = [], Transformer.forward
+    asked, right = [], Transformer.predict
 
-    def forward(self: Transformer, *arguments: Any, **options: Any) -> torch.Tensor:
+    def predict(self: Transformer, *arguments: Any, **options: Any) -> torch.Tensor:
         asked.append(options["step"].index)
         return right(self, *arguments, **options)
 
-    monkeypatch.setattr(Transformer, "forward", forward)
+    monkeypatch.setattr(Transformer, "predict", predict)
     return asked
 
 

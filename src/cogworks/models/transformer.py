@@ -25,7 +25,7 @@ from cogworks.nn.embeddings import (
 )
 from cogworks.nn.layout import Segment, StepInfo, TokenLayout
 from cogworks.nn.linear import StackedLinear
-from cogworks.nn.modulation import BlockModulation, BlockModulationLinear, activate, block_modulation
+from cogworks.nn.modulation import BlockModulation, BlockModulationLinear, Modulation, activate, block_modulation
 from cogworks.nn.rope import rope_table
 
 
@@ -34,7 +34,15 @@ class ModulationTable(NamedTuple):
 
     blocks: list[BlockModulation]
     out_shift: Tensor
-    out_scale: Tensor
+    out_gain: Tensor
+
+    def row(self, index: int) -> ModulationTable:
+        """That of one timestep of many, for a batch of any size."""
+        row = slice(index, index + 1)
+        blocks = [
+            BlockModulation(*(Modulation(*(rows[row] for rows in half)) for half in block)) for block in self.blocks
+        ]
+        return ModulationTable(blocks, self.out_shift[row], self.out_gain[row])
 
 
 class Transformer(nn.Module):
@@ -82,16 +90,39 @@ class Transformer(nn.Module):
         Returns:
             (B, out channels, T, H, W) in the dtype of the weights.
         """
-        layout = self.layout(latents, text_emb)
-        table = self.modulation_table(timesteps, ofs)
-        tokens = self.patch_embed(latents, text_emb)  # (B, N, D)
+        return self.predict(
+            latents, self.patch_embed.text_proj(text_emb), self.modulation_table(timesteps, ofs), step=step
+        )
+
+    def predict(
+        self, latents: Tensor, text_tokens: Tensor, table: ModulationTable, *, step: StepInfo | None = None
+    ) -> Tensor:
+        """Predict v from what is the same in many steps, and may be computed once for all of them.
+
+        Args:
+            latents: (B, C, T, H, W), as for `forward`.
+            text_tokens: (k B, M, D), what `patch_embed.text_proj` makes of text embeddings; with k > 1 each k-th part
+                meets all of the latents, which are embedded once.
+            table: `modulation_table` of the timesteps, or one `row` of it.
+
+        Returns:
+            (k B, out channels, T, H, W) in the dtype of the weights.
+        """
+        layout = self.layout(latents, text_tokens)
+        tokens = self.patch_embed(latents, text_tokens)  # (k B, M + N, D)
         tokens = self.position_table(tokens, layout)
         conditioning = Conditioning(table.blocks, rope_table(layout, self.config, tokens.device))
         tokens = self.runner(self.blocks, tokens, conditioning, layout, step)
-        video = self.norm_final(tokens)[:, text_emb.shape[1] :]  # (B, N - M, D)
-        video = self.norm_out(video) * (1 + table.out_scale) + table.out_shift
+        video = self.norm_final(tokens)[:, text_tokens.shape[1] :]  # (k B, N, D)
+        video = torch.addcmul(table.out_shift, self.norm_out(video), table.out_gain)
         segment = layout.segments[0]
         return unpatchify(self.proj_out(video), (segment.frames, segment.rows, segment.columns), self.config.patch_size)
+
+    @property
+    def preparing(self) -> tuple[nn.Module, ...]:
+        """The modules that `predict` does without: they see the prompt and the timestep alone."""
+        modules = (self.time_embed, self.ofs_embed, self.modulations, self.modulation_out, self.patch_embed.text_proj)
+        return tuple(module for module in modules if module is not None)
 
     def modulation_table(self, timesteps: Tensor, ofs: Tensor | None = None) -> ModulationTable:
         """The rows of all modulations for timesteps (B,)."""
@@ -103,9 +134,9 @@ class Transformer(nn.Module):
         activated = activate(conditioning)[:, None]  # (B, 1, E)
         shift, scale = self.modulation_out(activated).chunk(2, dim=-1)
         blocks = [block_modulation(linear(activated)) for linear in self.modulations]
-        return ModulationTable(blocks, shift, scale)
+        return ModulationTable(blocks, shift, 1 + scale)
 
-    def layout(self, latents: Tensor, text_emb: Tensor) -> TokenLayout:
+    def layout(self, latents: Tensor, text: Tensor) -> TokenLayout:
         """The layout of a batch. Raises ValueError if the latents do not divide into patches."""
         channels, *sizes = latents.shape[1:]
         if channels != self.config.in_channels:
@@ -114,7 +145,7 @@ class Transformer(nn.Module):
             if size % patch:
                 raise ValueError(f"latent {name} must be divisible by {patch}, got {size}")
         t, h, w = (size // patch for size, patch in zip(sizes, self.config.patch_size, strict=True))
-        return TokenLayout((Segment(text_emb.shape[1], t, h, w),))
+        return TokenLayout((Segment(text.shape[1], t, h, w),))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from cogworks.nn.layout import TokenLayout
 from cogworks.nn.linear import StackedLinear
+from cogworks.nn.overwrite import may_overwrite
 from cogworks.nn.rope import Rope, apply_rope
 
 
@@ -44,6 +45,7 @@ class JointAttention(nn.Module):
         )  # (B, H, N, d)
         q, k = self.norm_q(q), self.norm_k(k)
         if rope is not None:
-            q, k = apply_rope(q, rope), apply_rope(k, rope)
+            q = apply_rope(q, rope, layout, overwrite=may_overwrite(self.norm_q))
+            k = apply_rope(k, rope, layout, overwrite=may_overwrite(self.norm_k))
         heads = self.inner(q, k, v, layout)  # (B, H, N, d)
         return self.out(heads.transpose(1, 2).flatten(2))

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cogworks.config.architecture import TransformerConfig
 from cogworks.nn.attention import JointAttention
+from cogworks.nn.gelu import linear_gelu
 from cogworks.nn.layout import StepInfo, TokenLayout
 from cogworks.nn.modulation import BlockModulation, gated_add, modulated_norm
+from cogworks.nn.overwrite import may_overwrite
 from cogworks.nn.rope import Rope
 
 
@@ -24,7 +25,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, N, D) -> (B, N, D)
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(linear_gelu(self.up, x))
 
 
 class Block(nn.Module):
@@ -42,9 +43,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: BlockModulation, rope: Rope | None, layout: TokenLayout) -> Tensor:
         attended = self.attention(modulated_norm(self.norm1, x, modulation.attention, layout), rope, layout)
-        x = gated_add(x, attended, modulation.attention, layout)
+        x = gated_add(x, attended, modulation.attention, layout, overwrite=may_overwrite(self.attention.out))
         changed = self.mlp(modulated_norm(self.norm2, x, modulation.mlp, layout))
-        return gated_add(x, changed, modulation.mlp, layout)
+        return gated_add(x, changed, modulation.mlp, layout, overwrite=may_overwrite(self.mlp.down))
 
 
 class Conditioning(NamedTuple):

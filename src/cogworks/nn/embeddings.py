@@ -56,10 +56,13 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Linear(in_channels * math.prod(patch_size), width)
         self.text_proj = nn.Linear(text_width, width)
 
-    def forward(self, latents: Tensor, text_emb: Tensor) -> Tensor:  # (B, C, T, H, W), (B, M, X) -> (B, M + N, D)
+    def forward(self, latents: Tensor, text_tokens: Tensor) -> Tensor:
+        """(B, C, T, H, W) and text that went through `text_proj`, (k B, M, D) -> (k B, M + N, D)."""
         pt, ph, pw = self.patch_size
         patches = rearrange(latents, "b c (t pt) (h ph) (w pw) -> b (t h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
-        return torch.cat([self.text_proj(text_emb), self.proj(patches)], dim=1)
+        video_tokens = self.proj(patches)
+        times = len(text_tokens) // len(latents)
+        return torch.cat([text_tokens, video_tokens.repeat(times, 1, 1) if times > 1 else video_tokens], dim=1)
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int, int], patch_size: tuple[int, int, int]) -> Tensor:
@@ -85,16 +88,8 @@ class SinCosPositions(nn.Module):
         self.temporal_interpolation = temporal_interpolation
 
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        parts = []
-        for segment in layout.segments:
-            video = sincos_table(
-                (segment.frames, segment.rows, segment.columns),
-                self.width,
-                self.spatial_interpolation,
-                self.temporal_interpolation,
-            )
-            parts += [video.new_zeros(segment.text, self.width), video]
-        return tokens + torch.cat(parts).to(tokens)
+        interpolation = self.spatial_interpolation, self.temporal_interpolation
+        return tokens + _sincos_rows(layout, self.width, *interpolation, tokens.dtype, tokens.device)
 
 
 class LearnedPositions(nn.Module):
@@ -113,8 +108,24 @@ class LearnedPositions(nn.Module):
         return tokens + self.table.to(tokens.dtype)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # one may be as large as the tokens
 @torch.inference_mode(False)  # what is remembered must also serve training
+def _sincos_rows(
+    layout: TokenLayout,
+    width: int,
+    spatial_interpolation: float,
+    temporal_interpolation: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:  # (N, width)
+    parts = []
+    for segment in layout.segments:
+        grid = (segment.frames, segment.rows, segment.columns)
+        video = sincos_table(grid, width, spatial_interpolation, temporal_interpolation)
+        parts += [video.new_zeros(segment.text, width), video]
+    return torch.cat(parts).to(device, dtype)
+
+
 def sincos_table(
     grid: tuple[int, int, int], width: int, spatial_interpolation: float, temporal_interpolation: float
 ) -> Tensor:

@@ -15,22 +15,49 @@ import torch
 from torch import Tensor
 
 from cogworks.config.architecture import TransformerConfig
-from cogworks.nn.layout import TokenLayout
+from cogworks.nn.layout import VIDEO, TokenLayout
 
 
 class Rope(NamedTuple):
-    """cos and sin of every token's angles: each (N, d/2) float32."""
+    """cos and sin of every token's angles, each (N, d/2) float32, and both as `phase`, (N, d/2) complex64."""
 
     cos: Tensor
     sin: Tensor
+    phase: Tensor
 
 
-def apply_rope(x: Tensor, rope: Rope) -> Tensor:
-    """Rotate the heads x (B, H, N, d) in float32; the result has the dtype of `x`."""
-    pairs = x.float().unflatten(-1, (-1, 2))
-    even, odd = pairs[..., 0], pairs[..., 1]
+def apply_rope(x: Tensor, rope: Rope, layout: TokenLayout, *, overwrite: bool = False) -> Tensor:
+    """Rotate the heads x (B, H, N, d) in float32; the result has the dtype of `x`.
+
+    Args:
+        overwrite: the result may take the place of `x`; then text, whose angles are zero, is not touched.
+    """
+    if torch.compiler.is_compiling() or x.device.type == "mps":  # neither is good at complex numbers
+        return _rotate_real(x, rope)
+    if not overwrite:
+        return _rotate(x, rope.phase).type_as(x)
+    for run in layout.runs:
+        if run.modality == VIDEO:
+            video, phase = x[:, :, run.start : run.stop], rope.phase[run.start : run.stop]
+            if x.dtype == torch.float32:
+                _pairs(video).mul_(phase)
+            else:
+                video.copy_(_rotate(video, phase))
+    return x
+
+
+def _rotate_real(x: Tensor, rope: Rope) -> Tensor:
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     rotated = torch.stack([even * rope.cos - odd * rope.sin, odd * rope.cos + even * rope.sin], dim=-1)
     return rotated.flatten(-2).type_as(x)
+
+
+def _rotate(x: Tensor, phase: Tensor) -> Tensor:
+    return torch.view_as_real(_pairs(x.float()) * phase).flatten(-2)
+
+
+def _pairs(x: Tensor) -> Tensor:  # (..., d) float32 -> (..., d/2) complex64, a view
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
 def crop_positions(grid: tuple[int, int], base: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -91,7 +118,8 @@ def _rope(layout: TokenLayout, config: TransformerConfig, device: torch.device) 
         )
         parts += [torch.zeros(segment.text, width // 2), video.flatten(0, 2)]
     angles = torch.cat(parts).to(device)
-    return Rope(angles.cos(), angles.sin())
+    cos, sin = angles.cos(), angles.sin()
+    return Rope(cos, sin, torch.complex(cos, sin))
 
 
 def rope_table(layout: TokenLayout, config: TransformerConfig, device: torch.device) -> Rope | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,13 +12,23 @@ from cogworks.config.measures import Measures
 from cogworks.diffusion.guidance import GuidanceSchedule, guide
 from cogworks.diffusion.prediction import Kind, network_input, to_x0
 from cogworks.diffusion.schedule import Step
-from cogworks.models.transformer import Transformer
+from cogworks.models.transformer import ModulationTable, Transformer
 from cogworks.nn.layout import StepInfo
+from cogworks.nn.unchanged import Seen
 from cogworks.pipelines.finite import check_result
 from cogworks.pipelines.memory import Relieve, with_relief
 from cogworks.pipelines.prompts import Branches
 
 OFS = 2.0  # the value that 1.5-I2V was always run with
+
+
+class Prepared(NamedTuple):
+    """What all steps have in common, and what it was computed from."""
+
+    text_tokens: Tensor  # (B, M, D), or (2 B, M, D): first the unconditional rows
+    table: ModulationTable  # a row for each step
+    embeddings: tuple[Tensor, Tensor | None]
+    weights: Seen
 
 
 class Denoiser:
@@ -26,6 +39,7 @@ class Denoiser:
         kind: of its predictions.
         text, negative: (B, N, D) embeddings of the two guidance branches; `negative` is None without guidance.
         image_latents: (B, C, t, h, w), concatenated on channels in both branches, or None.
+        steps: all that may be asked for. The same list gives the same numbers, wherever a run begins in it.
         measures: of the run; where memory runs out in a step it is done again with what `relieve` adds to them.
     """
 
@@ -36,6 +50,7 @@ class Denoiser:
         branches: Branches,
         guidance: GuidanceSchedule,
         image_latents: Tensor | None,
+        steps: Sequence[Step],
         measures: Measures,
         relieve: Relieve,
     ) -> None:
@@ -43,6 +58,8 @@ class Denoiser:
         self.text, self.negative = branches
         self.guidance = guidance
         self.image_latents = image_latents
+        self._timesteps = [step.timestep for step in steps]
+        self._prepared: Prepared | None = None
         self.measures, self.relieve = measures, relieve
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
@@ -61,25 +78,43 @@ class Denoiser:
         return to_x0(prediction, self.kind, x, step.prediction_alpha, step.prediction_sigma)
 
     def _guided(self, x: Tensor, step: Step, measures: Measures) -> Tensor:
+        text_tokens, table, *_ = self.prepare()
+        table = table.row(self._timesteps.index(step.timestep))
         if self.negative is None:
-            return self._predict(x, self.text, StepInfo(step.index, step.total, "conditional"), step.timestep)
+            return self._predict(x, text_tokens, table, StepInfo(step.index, step.total, "conditional"))
         if measures.split_guidance:
+            negative_tokens, text_tokens = text_tokens.chunk(2)
             info = StepInfo(step.index, step.total, "unconditional")
-            unconditional = self._predict(x, self.negative, info, step.timestep)
+            unconditional = self._predict(x, negative_tokens, table, info)
             info = StepInfo(step.index, step.total, "conditional")
-            conditional = self._predict(x, self.text, info, step.timestep)
+            conditional = self._predict(x, text_tokens, table, info)
         else:
-            both = torch.cat([self.negative, self.text])
             info = StepInfo(step.index, step.total, "joint")
-            unconditional, conditional = self._predict(torch.cat([x, x]), both, info, step.timestep).chunk(2)
+            unconditional, conditional = self._predict(x, text_tokens, table, info).chunk(2)
         return guide(unconditional, conditional, self.guidance(step))
 
-    def _predict(self, latents: Tensor, text: Tensor, info: StepInfo, timestep: float) -> Tensor:
-        """What the network says, float32. The rows of `latents` hold the state once for each branch in `text`."""
-        dtype = text.dtype
+    def prepare(self) -> Prepared:
+        """What all steps have in common, computed again where a callback has changed what it comes from."""
+        transformer, known = self.transformer, self._prepared
+        if (
+            known is None
+            or known.embeddings[0] is not self.text
+            or known.embeddings[1] is not self.negative
+            or not known.weights.unchanged(transformer.preparing)
+        ):
+            text = self.text if self.negative is None else torch.cat([self.negative, self.text])
+            timesteps = torch.tensor(self._timesteps, device=text.device)
+            ofs = None if transformer.ofs_embed is None else torch.full_like(timesteps, OFS, dtype=text.dtype)
+            self._prepared = known = Prepared(
+                transformer.patch_embed.text_proj(text),
+                transformer.modulation_table(timesteps, ofs),
+                (self.text, self.negative),
+                Seen(transformer.preparing),
+            )
+        return known
+
+    def _predict(self, latents: Tensor, text_tokens: Tensor, table: ModulationTable, info: StepInfo) -> Tensor:
+        """What the network says, float32, for each branch of which there are text tokens."""
         if self.image_latents is not None:
-            image = self.image_latents.repeat(len(latents) // len(self.image_latents), 1, 1, 1, 1)
-            latents = torch.cat([latents, image], dim=1)
-        timesteps = torch.full((len(latents),), timestep, device=latents.device)
-        ofs = None if self.transformer.ofs_embed is None else torch.full_like(timesteps, OFS, dtype=dtype)
-        return self.transformer(latents.to(dtype), timesteps, text, ofs, step=info).float()
+            latents = torch.cat([latents, self.image_latents], dim=1)
+        return self.transformer.predict(latents.to(self.text.dtype), text_tokens, table, step=info).float()

@@ -94,7 +94,9 @@ class Execution:
         kind = self.variant.schedule.prediction
         relieve = partial(self._relieve_sampling, guided=run.branches.negative is not None)
         with self.residence.use(self.networks.transformer) as transformer:
-            denoise = Denoiser(transformer, kind, run.branches, guidance, run.image_latents, self._measures, relieve)
+            denoise = Denoiser(
+                transformer, kind, run.branches, guidance, run.image_latents, steps, self._measures, relieve
+            )
             sampled = walk(
                 denoise,
                 run.latents,

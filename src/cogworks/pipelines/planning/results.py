@@ -43,6 +43,16 @@ def result_forms(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list
     return None
 
 
+def written_tensor(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor | None:
+    """The argument that an operation writes its result to; None where it makes a new tensor, or may change a shape."""
+    if func not in _WRITERS and torch.Tag.pointwise not in func.tags:
+        return None
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            return kwargs[argument.name] if argument.name in kwargs else args[place]
+    return None
+
+
 def _plain(shape: Sequence[int], dtype: torch.dtype) -> Form:
     strides = [1] * len(shape)
     for axis in range(len(shape) - 2, -1, -1):
@@ -168,6 +178,7 @@ _TESTS = {
     getattr(aten, name)
     for name in ("eq", "ne", "lt", "le", "gt", "ge", "isinf", "isnan", "isfinite", "logical_and", "logical_not")
 }
+_WRITERS = {aten.copy_.default, aten.gelu_.default, aten.fill_.Scalar, aten.zero_.default}
 _RULES: dict[Any, Rule] = {
     aten.clone.default: _copy,
     aten._to_copy.default: _copy,
@@ -180,10 +191,12 @@ _RULES: dict[Any, Rule] = {
     aten.mm.default: _product,
     aten.bmm.default: _product,
     aten.addmm.default: lambda bias, a, b: _product(a, b),
+    aten.complex.default: lambda real, imaginary: [_plain(real.shape, torch.complex64)],
     aten.convolution.default: _convolution,
     aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
     aten.embedding.default: _embedding,
     aten.mean.dim: _mean,
+    aten.var_mean.correction: lambda x, dims, keepdim=False, **options: 2 * _mean(x, dims, keepdim),
     aten.constant_pad_nd.default: _pad,
     aten.repeat.default: _repeat,
     aten.arange.default: _arange,

@@ -1,0 +1,97 @@
+"""GELU in its tanh form, computed the way that the device at hand is fast at.
+
+    gelu(x) = x (1 + tanh(u)) / 2 = x sigmoid(2 u),  u = sqrt(2 / pi) (x + 0.044715 x^3)
+
+torch's tanh on a CPU takes several times as long as its sigmoid, which is vectorised; the two forms are equal but for
+rounding. Source: arXiv:1606.08415, section 2.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from cogworks.nn.overwrite import may_overwrite
+
+_CUBIC = 0.044715
+_SLOPE = 2 * math.sqrt(2 / math.pi)
+_PIECE = 2**17  # elements that stay in a core's cache from one operation to the next
+
+
+def tanh_gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh form, of any tensor; gradients flow."""
+    if not _by_sigmoid(x):
+        return F.gelu(x, approximate="tanh")
+    if torch.is_grad_enabled() and x.requires_grad:
+        result: Tensor = _SigmoidGelu.apply(x)
+        return result
+    return _sigmoid_gelu(x, torch.empty_like(x))
+
+
+def tanh_gelu_(x: Tensor) -> Tensor:
+    """The same, written over `x`; without gradients."""
+    return _sigmoid_gelu(x, x) if _by_sigmoid(x) else torch.ops.aten.gelu_(x, approximate="tanh")
+
+
+def linear_gelu(linear: nn.Module, x: Tensor) -> Tensor:
+    """tanh_gelu(linear(x)): (..., I) -> (..., O)."""
+    if not may_overwrite(linear):
+        return tanh_gelu(linear(x))
+    assert isinstance(linear, nn.Linear)
+    if x.dtype == torch.float32 and x.device.type == "cpu" and _fuses():
+        return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "gelu", [], "tanh")
+    return tanh_gelu_(linear(x))
+
+
+@lru_cache(maxsize=1)
+def _fuses() -> bool:
+    """Whether oneDNN's linear with GELU behind it is there, and faster than the two apart.
+
+    With AVX-512 it is, by a half or more; with AVX2 it takes up to 1.8 times as long (docs/performance.md).
+    """
+    return (
+        torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    )
+
+
+def _by_sigmoid(x: Tensor) -> bool:
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()
+    return plain and not torch.compiler.is_compiling()
+
+
+def _sigmoid_gelu(x: Tensor, out: Tensor) -> Tensor:
+    """Into `out`, which may be `x`; piece by piece, so that the passes over one piece stay in the cache."""
+    pieces = x.detach().view(-1).split(_PIECE)
+    gate = torch.empty_like(pieces[0])
+    for piece, place in zip(pieces, out.view(-1).split(_PIECE), strict=True):
+        scratch = gate[: len(piece)]
+        torch.mul(piece, piece, out=scratch)
+        torch.addcmul(piece, scratch, piece, value=_CUBIC, out=scratch)
+        torch.mul(piece, scratch.mul_(_SLOPE).sigmoid_(), out=place)
+    return out
+
+
+class _SigmoidGelu(torch.autograd.Function):
+    """Keeps its input alone. Backward torch's kernel is as fast as ours would be."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return _sigmoid_gelu(x, torch.empty_like(x))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.gelu_backward(grad, x, approximate="tanh")
