@@ -70,17 +70,16 @@ def _by_sigmoid(x: Tensor) -> bool:
 def _sigmoid_gelu(x: Tensor, out: Tensor) -> Tensor:
     """Into `out`, which may be `x`; piece by piece, so that the passes over one piece stay in the cache."""
     pieces = x.detach().view(-1).split(_PIECE)
-    gate = torch.empty_like(pieces[0])
+    scratch = torch.empty_like(pieces[0])
     for piece, place in zip(pieces, out.view(-1).split(_PIECE), strict=True):
-        scratch = gate[: len(piece)]
-        torch.mul(piece, piece, out=scratch)
-        torch.addcmul(piece, scratch, piece, value=_CUBIC, out=scratch)
-        torch.mul(piece, scratch.mul_(_SLOPE).sigmoid_(), out=place)
+        gate = torch.mul(piece, piece, out=scratch[: len(piece)])
+        torch.addcmul(piece, gate, piece, value=_CUBIC, out=gate)
+        torch.mul(piece, gate.mul_(_SLOPE).sigmoid_(), out=place)
     return out
 
 
 class _SigmoidGelu(torch.autograd.Function):
-    """Keeps its input alone. Backward torch's kernel is as fast as ours would be."""
+    """Keeps its input alone. Backward torch's kernel is as fast as passes of ours would be."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
