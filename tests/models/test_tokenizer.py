@@ -10,7 +10,10 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from transformers import T5Tokenizer
 
+import cogworks
+from cogworks.data.shapes import draw_scene
 from cogworks.models.tokenizer import Tokenizer
 from helpers.small_models import WORDS, small_spiece, t5_tokenizer
 
@@ -183,3 +186,16 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     _theirs().save_pretrained(folder)
     assert not (folder / "spiece.model").exists()
     return Tokenizer(read_spiece(folder))
+
+
+def test_transformers_cuts_the_bundled_models_prompts_alike() -> None:
+    """So that `tiny`, saved for diffusers, is told there what it is told here."""
+    folder = Path(cogworks.__file__).parent / "assets" / "tiny" / "tokenizer"
+    ours, theirs = Tokenizer(folder / "spiece.model"), T5Tokenizer.from_pretrained(folder)
+    prompts = sorted({draw_scene(3, index, split="train").caption for index in range(1000)})
+    prompts += ["", "Two cats playing chess", "a photo of an astronaut riding a horse, 4k", "hello   world", "starring"]
+    for prompt in prompts:
+        ids = theirs(prompt, padding="max_length", max_length=32, truncation=True).input_ids
+        assert ids == ours.encode([prompt], 32)[0].tolist(), prompt
+    # Negative control, and the known difference: characters that have no piece.
+    assert theirs("日本").input_ids != ours.encode(["日本"], 32)[0].tolist()[: len(theirs("日本").input_ids)]

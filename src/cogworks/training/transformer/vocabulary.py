@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import string
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -39,5 +41,24 @@ def train_vocabulary(path: Path, vocab_size: int, seed: int) -> None:
         minloglevel=2,
     )
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(model.getvalue())
+    temporary.write_bytes(as_unigram(model.getvalue()))
     os.replace(temporary, path)
+
+
+def as_unigram(model: bytes) -> bytes:
+    """A BPE model as one of T5's own kind, of the same pieces: text is cut into as few of them as can be.
+
+    transformers takes every `spiece.model` of a T5 for a unigram model; it would cut the words of a BPE model otherwise
+    than sentencepiece does.
+
+    Args:
+        model: content of a `spiece.model`, whose pieces are scored by the order of their merges.
+    """
+    messages: Any = import_module("sentencepiece.sentencepiece_model_pb2")  # needs protobuf, which tensorboard brings
+    content = messages.ModelProto.FromString(model)
+    content.trainer_spec.model_type = messages.TrainerSpec.UNIGRAM
+    for piece in content.pieces:
+        if piece.type == messages.ModelProto.SentencePiece.NORMAL:
+            piece.score = -1 + 1e-6 * piece.score  # one for each piece; of equally many, those merged first
+    written: bytes = content.SerializeToString()
+    return written
