@@ -11,11 +11,12 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	if $$python -c "$(SUPPORTED)" 2>/dev/null; then echo $$python; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports format clean
+.PHONY: help demo test bench check lint types imports format clean
 
 help:
 	@echo "make demo   generate three videos with the bundled model"
 	@echo "make test   run the checks and the tests"
+	@echo "make bench  measure speed and memory beside diffusers, a few minutes"
 	@echo "make check  lint, formatting, types and the import contract"
 	@echo "make format reformat the code"
 	@echo "make clean  remove .venv and demo"
@@ -25,6 +26,9 @@ demo: $(VENV)/core.stamp
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/run.py --quick
 
 check: lint types imports
 

@@ -4,6 +4,8 @@
 - the tables of options, between `<!-- options: VERB -->` and `<!-- end -->`, from the program itself;
 - the tables of memory and time, between `<!-- plan: NAME -->` and `<!-- end -->`, from the planner (`plan_tables.py`);
 - the tables of recipe keys, between `<!-- recipe: CLASS -->` and `<!-- end -->`, from the classes (`recipe_tables.py`);
+- the tables of speed, between `<!-- speed: KIND -->` and `<!-- end -->`, from benchmarks/results (`speed_tables.py`);
+  README.md has one too;
 - docs/api.md, from docstrings (`api.py`).
 
 Tests compare all of it with what is committed.
@@ -23,19 +25,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 import api
 import plan_tables
 import recipe_tables
-from blocks import Command, Runner, agree, blocks_of, commands_of, pages
+import speed_tables
+from blocks import ROOT, Command, Runner, agree, blocks_of, commands_of, pages
 
 if TYPE_CHECKING:
     from cyclopts import App
 
 _MADE = re.compile(r"(<!-- (\w+): ([^>]*?) -->\n).*?(\n?<!-- end -->)", re.DOTALL)
 _PLACEHOLDERS = {int: "N", float: "X", Path: "PATH"}
+README = ROOT / "README.md"  # its tables are made, its blocks show no outputs
 _HEADINGS = {"Arguments": "argument", "Parameters": "option"}  # what cyclopts calls them
 
 
 def main(arguments: list[str]) -> None:
     """Make pages again: those that are named, or all."""
-    chosen = [Path(argument).resolve() for argument in arguments] or pages()
+    chosen = [Path(argument).resolve() for argument in arguments] or [*pages(), README]
     with Runner() as runner:
         for page in chosen:
             if page == api.PAGE:
@@ -47,7 +51,7 @@ def main(arguments: list[str]) -> None:
 def _refresh(page: Path, runner: Runner) -> None:
     text = page.read_text(encoding="utf-8")
     page.write_text(with_tables(text), encoding="utf-8")
-    if not any(block.runs for block in blocks_of(text)):
+    if page == README or not any(block.runs for block in blocks_of(text)):
         return
     commands = runner.run(page)
     page.write_text(with_outputs(page.read_text(encoding="utf-8"), commands), encoding="utf-8")
@@ -60,7 +64,12 @@ def with_tables(text: str) -> str:
     """The page with its tables made again."""
 
     def table(match: re.Match[str]) -> str:
-        makers = {"options": options, "plan": lambda name: plan_tables.TABLES[name](), "recipe": recipe_tables.table}
+        makers = {
+            "options": options,
+            "plan": lambda name: plan_tables.TABLES[name](),
+            "recipe": recipe_tables.table,
+            "speed": speed_tables.table,
+        }
         lines = makers[match[2]](match[3])
         return match[1] + "\n".join(lines) + "\n<!-- end -->"
 

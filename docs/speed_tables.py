@@ -1,0 +1,115 @@
+"""Tables of speed and memory beside diffusers, from the newest results in benchmarks/results."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import get_args
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from results import RESULTS, Case, Kind, Result, file_name, newest
+
+SUMMARY = "summary"  # every case that has a mark, for README.md
+_TITLES = ("what", "beside", "its figure", "Cogworks", "ratio", "goal")
+_VERBS = {"theirs / ours": "{:.2f}x as fast", "ours / theirs": "{:.2f} of it"}
+
+
+def table(name: str, folder: Path = RESULTS) -> list[str]:
+    """The table of a kind of results, or the summary of all kinds. Quick results do not count.
+
+    Raises:
+        KeyError: there is no such kind.
+    """
+    if name == SUMMARY:
+        return _summary([result for kind in get_args(Kind) if (result := newest(kind, folder))])
+    if name not in get_args(Kind):
+        raise KeyError(f"no kind of result is named {name!r}; there are {', '.join(get_args(Kind))}")
+    result = newest(name, folder)
+    if result is None:
+        return ["", f"Not measured yet: `python benchmarks/run.py --only {name}` does it."]
+    notes = any(case.notes for case in result.cases)
+    head = [*_TITLES, "largest difference", *(["besides"] if notes else [])]
+    rows = [[*_row(case), _difference(case), *([_notes(case)] if notes else [])] for case in result.cases]
+    return [
+        "",
+        *_lines(head, rows),
+        "",
+        f"{_measured(result)} [All figures](../benchmarks/results/{file_name(result)}).",
+    ]
+
+
+def _summary(found: list[Result]) -> list[str]:
+    if not found:
+        return ["", "Not measured yet: `python benchmarks/run.py` does it."]
+    rows = [_row(case) for result in found for case in result.cases if case.mark is not None]
+    # One sentence for all results that were measured alike.
+    measured = dict.fromkeys(_measured(result) for result in found)
+    return ["", *_lines(list(_TITLES), rows), "", *measured]
+
+
+def _lines(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _row(case: Case) -> list[str]:
+    theirs = "" if case.theirs is None else _amount(case.theirs.median, case.unit)
+    return [case.what, case.rival, theirs, _amount(case.ours.median, case.unit), _ratio(case), _goal(case)]
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "B":
+        return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+    if unit == "count":
+        return f"{value:.0f}"
+    if unit == "error":
+        return f"{value:.2g}"
+    time = f"{value:.2f} s" if value >= 1 else f"{value * 1000:.{0 if value >= 0.1 else 1}f} ms"
+    return f"{time} of CPU" if unit == "CPU s" else time
+
+
+def _ratio(case: Case) -> str:
+    if case.figure == "ours":
+        several = case.ratio.low != case.ratio.high
+        low, high = (_amount(value, case.unit) for value in (case.ratio.low, case.ratio.high))
+        return f"{low} to {high}" if several else ""
+    shown = _VERBS[case.figure].format(case.ratio.median)
+    several = case.ratio.low != case.ratio.high
+    return f"{shown} ({case.ratio.low:.2f} to {case.ratio.high:.2f})" if several else shown
+
+
+def _goal(case: Case) -> str:
+    if case.mark is None:
+        return ""
+    unit = f" {case.unit}" if case.figure == "ours" and case.unit != "count" else ""
+    least = case.mark.at_least is not None
+    bound = f"at least {case.mark.at_least:g}" if least else f"at most {case.mark.at_most:g}"
+    return f"{bound}{unit}: {'met' if case.met else '**not met**'}"
+
+
+def _difference(case: Case) -> str:
+    if case.difference is None:
+        return ""
+    return f"{case.difference:.1e} of {case.largest:.2g}"
+
+
+def _notes(case: Case) -> str:
+    return "; ".join(
+        f"{name}: {value if isinstance(value, str) else format(value, '.4g')}" for name, value in case.notes.items()
+    )
+
+
+def _measured(result: Result) -> str:
+    """When, on what, with what."""
+    machine, versions = result.machine, result.versions
+    has = [name for name, there in machine.flags.items() if there]
+    lacks = [name for name, there in machine.flags.items() if not there]
+    flags = ", ".join([*has, *(f"no {name}" for name in lacks)])
+    clock = "time of the process" if result.clock == "process" else "time on the wall"
+    threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
+    where = f"{machine.gpu}; {machine.cpu}" if machine.gpu else f"{machine.cpu} ({flags})"
+    changed = ", and changes" if versions.changed else ""
+    return (
+        f"Measured on {result.date:%Y-%m-%d}: {where}, {threads}, {clock}, {result.rounds} rounds; "
+        f"torch {versions.torch}, diffusers {versions.diffusers}, commit {versions.commit[:9]}{changed}."
+    )
