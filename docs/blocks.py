@@ -175,8 +175,9 @@ def _comparable(text: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    ours = {"HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "COGWORKS_CACHE", "COGWORKS_SETTINGS", "FORCE_COLOR"}
-    kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("XDG_")}
+    ours = {"HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "FORCE_COLOR"}
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    kept = {name: value for name, value in kept.items() if not name.startswith(("XDG_", "COGWORKS_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
 

@@ -112,6 +112,23 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (own.severity, own.text) == ("warning", f"{tmp_path / 'file' / 'cache'} cannot be written to.")
 
 
+def test_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COGWORKS_PROMPT_CACHE")
+    folder = tmp_path / "cache" / "prompts"
+    folder.mkdir(parents=True)
+    (folder / "a").write_bytes(bytes(2000))
+    found = of(check_places(), "prompts")
+    assert found.text == f"{folder} holds 2 kB of 256 MB for prompts that were read before."
+    assert found.values == {"path": str(folder), "size": 2000, "room": 256 * 10**6}
+    monkeypatch.setenv("COGWORKS_PROMPT_CACHE", "0")
+    found = of(check_places(), "prompts")
+    assert (found.severity, found.values["room"]) == ("note", 0)
+    monkeypatch.setenv("COGWORKS_PROMPT_CACHE", "much")
+    found = of(check_places(), "prompts")
+    assert found.severity == "problem"
+    assert "got 'much'" in found.text
+
+
 def test_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [finding.severity for finding in check_encoders()] == ["ok", "ok"]
     monkeypatch.setattr(system, "ENCODERS", {"libx264": ".mp4", "no-such-encoder": ".webm"})

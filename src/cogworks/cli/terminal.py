@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from cyclopts import Parameter
 from cogworks.errors import RequestError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
     from cogworks.pipelines.progress import Progress
@@ -41,6 +43,7 @@ def _counted(unit: str, number: int) -> str:
 
 # Seconds that the speed of a bar is averaged over: one step of a large model may take a minute.
 SPEED_WINDOW_SECONDS = 600.0
+TERMINAL_VARIABLES = ("FORCE_COLOR", "TTY_COMPATIBLE")  # with which rich takes for a terminal what is none
 
 _events = False
 
@@ -90,6 +93,26 @@ class _TalkHandler(logging.Handler):
             say(f"{prefix}{record.getMessage()}", record.levelname.lower())
 
 
+def _bars() -> Bars | None:
+    """Bars on a terminal, None elsewhere. `rich` takes 50 ms to load: it is asked only where it may say yes."""
+    if not (sys.stderr.isatty() or any(os.environ.get(name) for name in TERMINAL_VARIABLES)):
+        return None
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    # stdout stays as it is: results are printed there, also while bars are on stderr.
+    bars = Bars(*columns, console=console, redirect_stdout=False, speed_estimate_period=SPEED_WINDOW_SECONDS)
+    return bars if console.is_terminal else None
+
+
 class ProgressDisplay:
     """Shows how far a command is: bars with the time left on a terminal, one line for each phase elsewhere.
 
@@ -98,20 +121,7 @@ class ProgressDisplay:
     """
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
-
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[count]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-        # stdout stays as it is: results are printed there, also while bars are on stderr.
-        bars = Bars(*columns, console=console, redirect_stdout=False, speed_estimate_period=SPEED_WINDOW_SECONDS)
-        self._bars = bars if console.is_terminal and not _events else None
+        self._bars = None if _events else _bars()
         self._started: dict[str, TaskID | None] = {}
         self._began: dict[str, tuple[float, int]] = {}  # when a phase began, and with how much done
         self._sent: tuple[str, int] | None = None  # the phase and its percent of the last event

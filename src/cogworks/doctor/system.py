@@ -17,6 +17,8 @@ from cogworks.config.places import cache_folder, settings_file
 from cogworks.doctor.findings import Finding, Report, Severity, in_bytes
 from cogworks.doctor.hardware import check_devices
 from cogworks.doctor.self_test import run_self_test
+from cogworks.errors import RequestError
+from cogworks.pipelines.prompt_cache import SIZE_VARIABLE, prompts_bytes, prompts_folder
 from cogworks.pipelines.provenance import versions
 from cogworks.weights.hub import hub_cache, size_on_disk
 
@@ -114,6 +116,7 @@ def check_places() -> list[Finding]:
     findings = [
         _place("hub cache", hub_cache(), "HF_HOME"),
         _place("own cache", cache_folder(), "COGWORKS_CACHE"),
+        _prompts(),
     ]
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         text = "HF_HUB_OFFLINE is set: models that are not on this machine cannot be fetched."
@@ -132,6 +135,22 @@ def _place(part: str, folder: Path, variable: str) -> Finding:
         return Finding("warning", part, text, advice, values)
     text = f"{folder} holds {in_bytes(size)}; {in_bytes(free)} of the disk are free."
     return Finding("ok", part, text, values=values)
+
+
+def _prompts() -> Finding:
+    folder = prompts_folder()
+    size = size_on_disk(folder)
+    values: dict[str, object] = {"path": str(folder), "size": size}
+    try:
+        room = prompts_bytes()
+    except RequestError as error:
+        return Finding("problem", "prompts", f"{error}.", f"Unset {SIZE_VARIABLE}, or give it an amount.", values)
+    values["room"] = room
+    if not room:
+        text = f"{SIZE_VARIABLE} is 0: every process reads each prompt with the text encoder."
+        return Finding("note", "prompts", text, values=values)
+    text = f"{folder} holds {in_bytes(size)} of {in_bytes(room)} for prompts that were read before."
+    return Finding("ok", "prompts", text, values=values)
 
 
 def check_encoders() -> list[Finding]:
