@@ -80,6 +80,7 @@ SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
             ("extensions.lora", "LoRA"),
             ("extensions.lora", "StoredLoRA"),
             ("extensions.int8", "Int8Weights"),
+            ("extensions.int8_products", "Int8Products"),
             ("extensions.checkpointing", "ActivationCheckpointing"),
         ),
     ),

@@ -33,7 +33,7 @@ from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
 from cogworks.pipelines import codec
 from cogworks.pipelines.geometry import Geometry, geometry
-from cogworks.pipelines.planning.measure import measure_decoding, measure_step
+from cogworks.pipelines.planning.measure import measure_decoding, measure_steps
 from cogworks.pipelines.planning.shape import RunShape
 from cogworks.pipelines.progress import ignore
 from cogworks.weights.save import save_pretrained
@@ -92,7 +92,7 @@ def measure_part(part: str, size: Geometry) -> dict[str, int]:
         def work(state: torch.Tensor) -> None:
             transformer(torch.cat([state, state]), torch.zeros(2, dtype=torch.int64), torch.randn(2, 64, 256))
 
-        planned = measure_step(MEDIUM, size, 1, True, False, torch.float32, CPU)
+        planned = measure_steps(MEDIUM, size, 1, True, False, 1, None, torch.float32, CPU)
     work(state[..., :4, :4].contiguous())
     held = settle()
     work(state)

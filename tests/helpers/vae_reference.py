@@ -69,3 +69,8 @@ def vae_pair() -> tuple[VAE, AutoencoderKLCogVideoX]:
 def random_clip(*shape: int, seed: int = 1) -> Tensor:
     """Normal numbers that depend on the seed alone."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """A clip (B, C, T, H, W) with its channels side by side in memory."""
+    return x.contiguous(memory_format=torch.channels_last_3d)

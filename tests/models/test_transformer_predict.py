@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from cogworks.config.variants import TINY, VARIANTS
 from cogworks.extensions.attach import Place, Wrapper, WrapperFactory, attach
 from cogworks.extensions.checkpointing import ActivationCheckpointing
+from cogworks.extensions.int8 import Int8Weights
 from cogworks.extensions.lora import LoRA
 from cogworks.models.transformer import Transformer
+from cogworks.nn.overwrite import may_overwrite
 
 CONFIG = replace(TINY.transformer, num_layers=2, num_heads=2, text_width=16, text_tokens=5, time_width=16)
 
@@ -172,3 +174,23 @@ def test_combinations_agree(lora: bool, gradients: bool, compiled: bool, recompu
                 torch.testing.assert_close(
                     other.grad, one.grad, atol=1e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}"
                 )
+
+
+@pytest.mark.parametrize(
+    "extension", [LoRA(rank=2, targets=("blocks.*.mlp.*", "blocks.*.attention.out")), Int8Weights()]
+)
+@torch.no_grad()
+def test_wrappers_that_return_fresh_results_are_written_over(extension: LoRA | Int8Weights) -> None:
+    """As a plain linear's are, so that they cost no memory; the numbers stay what they are with gradients on."""
+    model = network()
+    attach(model, extension)
+    block = model.blocks[0]
+    assert may_overwrite(block.mlp.up)
+    assert may_overwrite(block.attention.out)
+    found = model(*inputs(model))
+    with torch.enable_grad():
+        assert not may_overwrite(block.mlp.up)
+        expected = model(*inputs(model))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    block.mlp.up.register_forward_hook(lambda module, given, result: None)
+    assert not may_overwrite(block.mlp.up)

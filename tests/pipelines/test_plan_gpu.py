@@ -13,7 +13,7 @@ from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
 from cogworks.pipelines import codec
 from cogworks.pipelines.geometry import geometry
-from cogworks.pipelines.planning.measure import measure_decoding, measure_step
+from cogworks.pipelines.planning.measure import measure_decoding, measure_steps
 from cogworks.pipelines.progress import ignore
 
 TOLERANCE = 0.15
@@ -45,7 +45,7 @@ def test_a_denoising_pass(dtype: torch.dtype) -> None:
     torch.cuda.reset_peak_memory_stats(device)
     network(*inputs)
     measured = torch.cuda.max_memory_allocated(device) - held
-    planned = measure_step(VARIANT, size, 1, True, False, dtype, device)
+    planned = measure_steps(VARIANT, size, 1, True, False, 1, None, dtype, device)
     assert planned.activations == pytest.approx(measured, rel=TOLERANCE)
 
 

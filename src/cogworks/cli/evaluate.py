@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cogworks.cli.terminal import AsJson, ProgressDisplay, Switch, refuse_existing, result, say
+from cogworks.config.measures import Quantization
 from cogworks.errors import RequestError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def evaluate(
     /,
     *,
     samples: int | None = None,
+    quantize: Quantization | None = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     force: Switch = False,
     as_json: AsJson = False,
@@ -35,6 +37,7 @@ def evaluate(
     Args:
         model: Bundled name, Hugging Face id, or a folder in the layout of diffusers or of SAT.
         samples: How many of the prompts, from the first, and of the clips; 100 if not given.
+        quantize: Judge it in 8 bits, as `generate --quantize` has it.
         output: File for the whole report, as JSON: every prompt, what was asked and what was seen.
         force: Replace a file that is already there.
         as_json: Print the whole report as one JSON object instead of a table.
@@ -49,7 +52,7 @@ def evaluate(
     if samples is not None and not 1 <= samples <= NUM_PROMPTS:
         raise RequestError(f"--samples must be from 1 to {NUM_PROMPTS}, the number of prompts, got {samples}")
     with ProgressDisplay() as display:
-        pipeline = load(model)
+        pipeline = load(model, quantize=quantize)
         pipeline.load_networks(on_progress=display)
         report = evaluate_model(
             pipeline,
@@ -72,7 +75,8 @@ def _table(report: ModelReport) -> str:
     return "\n".join(
         [
             f"{report.model}: {len(prompts.rows)} prompts of held-out combinations, {settings.steps} steps of "
-            f"{settings.sampler}, guidance {settings.guidance_scale:g}",
+            f"{settings.sampler}, guidance {settings.guidance_scale:g}"
+            + ("" if report.quantize is None else f", {report.quantize}"),
             *(_line(name, share) for name, share in shares.items()),
             f"VAE: {clips.num_clips} unseen clips, PSNR {clips.psnr:.1f} dB, SSIM {clips.ssim:.3f}",
             _line("read the same", clips.unchanged),

@@ -29,6 +29,7 @@ def generate(
     files: Files = Files(),
     machine: Machine = Machine(),
     enhance: Annotated[Switch, Parameter(group=CONTENT)] = False,
+    compare_exact: Annotated[Switch, Parameter(group=MACHINE)] = False,
     plan: Annotated[Switch, Parameter(group=MACHINE)] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -43,6 +44,8 @@ def generate(
         num: Number of videos, each with the next seed.
         batch: List of jobs instead of a prompt, a line each, as .txt, .jsonl or .csv; what is done already is skipped.
         enhance: Have the prompt rewritten into a long description first, as `settings.yaml` says by whom.
+        compare_exact: With --quantize: make it exactly too, without a file, and say how far the latents and the pixels
+            are from that.
         plan: Say what memory and time it would take, and make nothing.
         as_json: Print JSON: the result on standard output, progress as events on standard error.
     """
@@ -53,6 +56,8 @@ def generate(
 
     if num < 1:
         raise RequestError(f"--num must be 1 or more, got {num}")
+    if compare_exact and (machine.quantize is None or plan):
+        raise RequestError(f"--compare-exact {'does not go with --plan' if plan else 'goes with --quantize alone'}")
     asked = given(content, settings)
     if batch is not None:
         if prompt is not None:
@@ -68,7 +73,7 @@ def generate(
             )
             for line in read_jobs(batch, asked)
         ]
-        run_jobs(jobs, files, machine, enhance=enhance, as_json=as_json, listed=batch)
+        run_jobs(jobs, files, machine, enhance=enhance, compare_exact=compare_exact, as_json=as_json, listed=batch)
         return
     if prompt is None:
         raise RequestError('say what the video should show: cogworks generate "a red circle moves right"')
@@ -85,6 +90,7 @@ def generate(
         files,
         machine,
         enhance=enhance,
+        compare_exact=compare_exact,
         as_json=as_json,
     )
 

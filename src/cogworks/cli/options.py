@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from cogworks.cli.terminal import Switch
+from cogworks.config.measures import Quantization
 
 if TYPE_CHECKING:
     from cogworks.pipelines.job import Delivery
@@ -78,6 +79,9 @@ class Machine:
     """Memory that the run may take, for example 8GB; what is free if not given."""
     exact: Switch = False
     """Do nothing that changes pixels to need less memory: where that does not fit, stop with a sentence."""
+    quantize: Quantization | None = None
+    """Hold the transformer in 8 bits, which changes pixels: int8-weights for less memory, int8 to multiply in 8 bits
+    too, for speed on CPUs with VNNI or AMX."""
 
 
 @Parameter(name="*", group=FILES)

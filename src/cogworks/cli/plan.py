@@ -40,8 +40,9 @@ def plan(
 
     if recipe is not None:
         asked = given(content, settings)
-        if asked or machine.dtype is not None:
-            raise RequestError(f"a recipe says all of a run itself; {', '.join(asked) or 'dtype'} is for videos")
+        unused = [name for name in ("dtype", "quantize") if getattr(machine, name) is not None]
+        if asked or unused:
+            raise RequestError(f"a recipe says all of a run itself; {', '.join([*asked, *unused])} is for videos")
         plan_recipe(recipe, list(overrides), machine, as_json=as_json)
         return
     request = parse_request({**given(content, settings), "prompt": "any"})
@@ -76,6 +77,8 @@ def choose_place(machine: Machine) -> tuple[torch.device, int | None, bool]:
 
 def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool) -> None:
     """Print the plan of a request. Raises RunError if the device cannot hold it in any way."""
+    from dataclasses import replace
+
     import torch
 
     from cogworks.config.variants import VARIANTS
@@ -83,13 +86,15 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
     from cogworks.pipelines.planning.plan import plan_run, what_would_fit
     from cogworks.pipelines.planning.shape import request_shape
     from cogworks.pipelines.provenance import hardware
+    from cogworks.pipelines.quantization import check_exact
     from cogworks.weights.load import load_variant
     from cogworks.weights.source import resolve
 
+    check_exact(machine.quantize, exact=machine.exact)
     variant = VARIANTS.get(request.model) or load_variant(resolve(request.model, local_files_only=True))
     device, budget, here = choose_place(machine)
     dtype = choose_dtype(machine.dtype) or compute_dtype(getattr(torch, variant.dtype), device)
-    shape = request_shape(variant, request)
+    shape = replace(request_shape(variant, request), quantize=machine.quantize)
     made = plan_run(
         variant,
         shape,
@@ -102,6 +107,8 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
         seconds=here,
     )
     where = f"{hardware(device) if here else 'a GPU'}, {str(dtype).removeprefix('torch.')}"
+    if machine.quantize is not None:
+        where += f", the transformer in 8 bits ({machine.quantize})"
     result(_table(variant.name, where, made), _values(variant.name, where, made), as_json=as_json)
     if not made.fits:
         raise RunError(what_would_fit(variant, made, device=device, dtype=dtype, text_dtype=dtype))

@@ -62,6 +62,7 @@ def replay(
             dtype=machine.dtype or old.run["dtype"],
             memory=machine.memory,
             exact=machine.exact,
+            quantize=machine.quantize or (None if machine.exact else old.run.get("quantize")),
             measures=None if machine.memory or machine.exact else measures,
         )
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from cogworks.errors import CogworksError, JobsFailedError, RequestError
 from cogworks.video import check_output, read_metadata
 
 if TYPE_CHECKING:
+    from cogworks.evaluation.distance import Distance
     from cogworks.pipelines.job import Delivery, Made, Workshop
 
 
@@ -40,12 +41,14 @@ def run_jobs(
     machine: Machine,
     *,
     enhance: bool,
+    compare_exact: bool,
     as_json: bool,
     listed: Path | None = None,
 ) -> None:
     """Make all, and print the path of each as it is done.
 
     Args:
+        compare_exact: make each without quantization too, and say how far the result is from that.
         listed: the list that the jobs are from. Then what is done already is skipped, a job that fails does not keep
             the others from being run, and the failures are listed at the end.
 
@@ -61,7 +64,15 @@ def run_jobs(
         if isinstance(job, Job) and listed is None:
             check_output(job.path, replace=files.force)
             refuse_existing(job.path, force=files.force)
-    workshop = Workshop(Means(device=machine.device, dtype=machine.dtype, memory=machine.memory, exact=machine.exact))
+    workshop = Workshop(
+        Means(
+            device=machine.device,
+            dtype=machine.dtype,
+            memory=machine.memory,
+            exact=machine.exact,
+            quantize=machine.quantize,
+        )
+    )
     failures: list[str] = []
     with ProgressDisplay() as display:
         for number, job in enumerate(jobs, start=1):
@@ -70,6 +81,9 @@ def run_jobs(
                 display.again()
             try:
                 made = _run(job, workshop, delivery, display, enhance=enhance, skip_done=listed is not None)
+                distance = None
+                if compare_exact and made is not None:
+                    distance = _compare_exact(made, workshop, display, as_json=as_json)
             except (CogworksError, OSError) as error:
                 if listed is None:
                     raise
@@ -78,7 +92,7 @@ def run_jobs(
                 continue
             if made is None:
                 continue
-            report(made, as_json=as_json)
+            report(made, as_json=as_json, distance=distance)
             if files.show:
                 play(made)
     if failures:
@@ -110,13 +124,33 @@ def _run(
         raise
 
 
-def report(made: Made, *, as_json: bool) -> None:
-    """Print the path of a result on stdout and what it took on stderr."""
+def _compare_exact(made: Made, workshop: Workshop, display: ProgressDisplay, *, as_json: bool) -> Distance:
+    """How far a result is from the exact one. Where that cannot be made, the result is reported without."""
+    from cogworks.evaluation.distance import Distance
+    from cogworks.pipelines.job import Workshop
+
+    say("the same without quantization")
+    display.again()
+    workshop.release()
+    exact = Workshop(replace(workshop.means, quantize=None))
+    try:
+        video, latents = exact.generate(exact.prepare(made.recipe.request), display)
+    except CogworksError:
+        report(made, as_json=as_json)
+        raise
+    return Distance.between((made.video.frames, made.latents), (video.frames, latents))
+
+
+def report(made: Made, *, as_json: bool, distance: Distance | None = None) -> None:
+    """Print the path of a result on stdout and what it took on stderr, with its distance from the exact one."""
     video, request = made.video, made.recipe.request
     seconds = round(made.seconds, 1)
     frames = "1 frame" if video.num_frames == 1 else f"{video.num_frames} frames"
     say(f"{frames} of {video.width}x{video.height} in {seconds} s, seed {request.seed}")
     values = {"path": str(made.path), "seconds": seconds, **made.recipe.model_dump(mode="json")}
+    if distance is not None:
+        say(f"against the exact run: {distance}")
+        values["distance"] = distance.to_json()
     result(str(made.path), values, as_json=as_json)
 
 

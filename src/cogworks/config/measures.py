@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Quantization = Literal["int8", "int8-weights"]
+"""How the linears of a transformer's blocks may be held in 8 bits. No measure: it changes every pixel, and is for the
+whole life of a pipeline. "int8" multiplies tokens in 8 bits too, "int8-weights" computes as without it."""
 
 
 @dataclass(frozen=True, kw_only=True)

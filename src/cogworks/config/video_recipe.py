@@ -12,7 +12,7 @@ from cogworks.config.validation import explain
 from cogworks.errors import RequestError
 
 # What changes the last bits of a result: the same request gives the same pixels where these are equal.
-COMPUTED_BY = ("device", "dtype", "text_dtype", "hardware", "threads", "measures")
+COMPUTED_BY = ("device", "dtype", "text_dtype", "quantize", "hardware", "threads", "measures")
 
 
 class VideoRecipe(BaseModel):
@@ -23,7 +23,7 @@ class VideoRecipe(BaseModel):
         key: names what was asked before anything was filled in, with the contents of all inputs (`request_key`).
         weights: sha256 of the model's weight files, or None where they were changed after loading.
         inputs: sha256 of every input file by the name of its field; of an image or video in memory, of its pixels.
-        run: device, dtypes, measures, hardware, threads.
+        run: device, dtypes, quantization, measures, hardware, threads.
         versions: of cogworks, torch and python.
         pixels: sha256 of the frames before a file format loses anything.
     """

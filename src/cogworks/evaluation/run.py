@@ -26,6 +26,7 @@ from cogworks.pipelines.generate import Pipeline
 from cogworks.video import Video, to_frames, to_pixels
 
 if TYPE_CHECKING:
+    from cogworks.config.measures import Quantization
     from cogworks.config.variants import GenerationDefaults
 
 FIRST_SEED = 1  # the seed of a prompt's video is the number of its line
@@ -39,6 +40,7 @@ class ModelReport:
     Attributes:
         model: name of the variant.
         settings: size, length and sampling of every video.
+        quantize: how the transformer was held, where that is not as it is published.
         prompts: what came of the prompts.
         reconstruction: what came of the clips that went through the VAE.
         seconds: the time both took.
@@ -46,6 +48,7 @@ class ModelReport:
 
     model: str
     settings: GenerationDefaults
+    quantize: Quantization | None
     prompts: ShapesReport
     reconstruction: ReconstructionReport
     seconds: float
@@ -55,6 +58,7 @@ class ModelReport:
         return {
             "model": self.model,
             "settings": asdict(self.settings),
+            "quantize": self.quantize,
             "prompts_file": PROMPTS_FILE,
             "first_seed": FIRST_SEED,
             "prompts": self.prompts.to_json(),
@@ -114,7 +118,8 @@ def evaluate_model(
         num_frames=defaults.num_frames,
         fps=defaults.fps,
     )
-    return ModelReport(pipeline.variant.name, defaults, obeyed, given_back, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return ModelReport(pipeline.variant.name, defaults, pipeline.components.quantize, obeyed, given_back, seconds)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from fnmatch import fnmatchcase
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -32,8 +32,14 @@ class Place(IntEnum):
 
 
 class Wrapper(nn.Module):
-    """Stands in a module's place. Subclasses call `self.inner` and keep its signature."""
+    """Stands in a module's place. Subclasses call `self.inner` and keep its signature.
 
+    Attributes:
+        returns_fresh: whether nobody holds what `forward` has just returned, so that a block may write over it. A
+            wrapper that keeps results, or hands on what its `inner` returns, leaves it False.
+    """
+
+    returns_fresh: ClassVar[bool] = False
     inner: nn.Module
     place: Place
 

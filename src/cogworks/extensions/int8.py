@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogworks.errors import ExtensionError
-from cogworks.extensions.attach import Place, Wrapper, WrapperFactory, attach, matching_paths
+from cogworks.extensions.attach import Extension, Place, Wrapper, WrapperFactory, attach, matching_paths
 from cogworks.nn.linear import StackedLinear
 
 BLOCK_LINEARS = ("blocks.*.attention.qkv", "blocks.*.attention.out", "blocks.*.mlp.up", "blocks.*.mlp.down")
@@ -52,38 +52,73 @@ class Int8Weights:
         return [(target, Int8Linear) for target in self.targets]
 
 
-def quantize_linears(network: nn.Module, targets: Sequence[str] = BLOCK_LINEARS) -> None:
+def quantize_linears(
+    network: nn.Module,
+    targets: Sequence[str] = BLOCK_LINEARS,
+    *,
+    extension: Callable[[tuple[str, ...]], Extension] = Int8Weights,
+) -> list[str]:
     """Put `Int8Weights` on linears for good. Each float weight goes before the next one is looked at.
+
+    Args:
+        extension: what to put there instead, made of the paths that it goes to: `Int8Products`.
+
+    Returns:
+        The paths of the linears.
 
     Raises:
         ExtensionError: a pattern matches nothing, or what it matches is no plain linear. Linears that came before it
             are in 8 bits then.
     """
+    paths = []
     for target in targets:
         for path in matching_paths(network, target):
-            attach(network, Int8Weights((path,)))
+            attach(network, extension((path,)))
+            paths.append(path)
+    return paths
 
 
-def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight in 8 bits: `values * scale[:, None]` is at most half a `scale` from it.
+def quantize_empty(
+    network: nn.Module, *, extension: Callable[[tuple[str, ...]], Extension] = Int8Weights
+) -> Callable[[str, Tensor], dict[str, Tensor]]:
+    """Put `Int8Weights`, or another `extension`, on the linears of a network that has no values yet.
 
     Args:
-        weight: (O, I), floating-point; on `meta`, results are there too.
+        network: on the meta device.
 
     Returns:
-        values (O, I) int8 in [-127, 127], and scale (O,) float32: a 127th of the row's largest magnitude. A row of
-        zeros gets scale 1.
-
-    Raises:
-        ValueError: a value is not finite.
+        From a name in the state dict that the network had, and a tensor, to what the network now holds of it, by name.
+        Raises ExtensionError where a weight holds values that are not finite.
     """
-    wide = weight.detach().float()
-    largest = wide.abs().amax(dim=1)
-    if not largest.is_meta and not largest.isfinite().all():
-        raise ValueError("a weight holds values that are not finite")
-    scale = torch.where(largest > 0, largest / LEVELS, 1.0)
+    paths = set(quantize_linears(network, extension=extension))
+
+    def pack(name: str, tensor: Tensor) -> dict[str, Tensor]:
+        path, _, last = name.rpartition(".")
+        if path not in paths or last != "weight":
+            return {name: tensor}
+        values, scale = _quantize_weight(path, tensor)
+        return {name: values, f"{path}.weight_scale": scale}
+
+    return pack
+
+
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix in 8 bits: `values * scale[:, None]` is at most half a `scale` from it, but for rounding.
+
+    Args:
+        rows: (R, I), floating-point: the rows of a weight, or tokens.
+
+    Returns:
+        values (R, I) int8 in [-127, 127], and scale (R,) float32: a 127th of the row's largest magnitude. A row of
+        zeros gets scale 1. A row that holds what is not finite gets a scale that is not, and values without meaning.
+    """
+    if rows.is_meta:  # operations on such tensors import torch's compiler: 1.5 seconds
+        return torch.empty_like(rows, dtype=torch.int8), rows.new_empty(len(rows), dtype=torch.float32)
+    wide = rows.detach().float()
+    largest = torch.maximum(wide.amax(dim=1), -wide.amin(dim=1))
+    scale = torch.where(largest == 0, 1.0, largest / LEVELS)
     scale = scale.clamp(min=torch.finfo(torch.float32).tiny)  # a subnormal scale would be a coarse one
-    return (wide / scale[:, None]).round_().clamp_(-LEVELS, LEVELS).to(torch.int8), scale
+    return (wide * (1 / scale)[:, None]).round_().to(torch.int8), scale
 
 
 def dequantize_rows(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -106,20 +141,20 @@ class Int8Linear(Wrapper):
         ExtensionError: `inner` is no linear with a floating-point weight, or holds values that are not finite.
     """
 
+    returns_fresh = True
     weight_scale: nn.Parameter
     _like: Tensor
 
     def __init__(self, path: str, inner: nn.Module) -> None:
         if not isinstance(inner, nn.Linear) or not inner.weight.is_floating_point():
             raise ExtensionError(f"{path} is a {type(inner).__name__}: only the weights of plain linears go to 8 bits")
-        try:
-            values, scale = quantize_rows(inner.weight)
-        except ValueError as error:
-            raise ExtensionError(f"{path} cannot go to 8 bits: {error}") from None
+        values, scale = _quantize_weight(path, inner.weight)
         super().__init__(_shell(inner, values))
         self.weight_scale = nn.Parameter(scale, requires_grad=False)
         # Without values: follows the network from dtype to dtype, so that `weight` can tell which one it is in.
-        self.register_buffer("_like", inner.weight.new_empty(0), persistent=False)
+        # It has a device in any case: a network that gets its values later is moved like others.
+        device = "cpu" if inner.weight.is_meta else inner.weight.device
+        self.register_buffer("_like", torch.empty(0, dtype=inner.weight.dtype, device=device), persistent=False)
         self.register_load_state_dict_pre_hook(_quantize_state)
 
     @property
@@ -171,6 +206,13 @@ class _Int8Product(torch.autograd.Function):
         to_x = grad @ dequantize_rows(values, scale, grad.dtype) if ctx.needs_input_grad[0] else None
         to_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[3] else None
         return to_x, None, None, to_bias
+
+
+def _quantize_weight(path: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+    values, scale = quantize_rows(weight)
+    if not scale.is_meta and not scale.isfinite().all():
+        raise ExtensionError(f"{path} cannot go to 8 bits: its weight holds values that are not finite")
+    return values, scale
 
 
 def _shell(linear: nn.Linear, values: Tensor) -> nn.Linear:

@@ -52,6 +52,7 @@ class LoRALinear(Wrapper):
         ExtensionError: `inner` is no linear, a pair does not fit it, or a LoRA of this name acts on these rows already.
     """
 
+    returns_fresh = True
     scale: Tensor
     merged_weight: Tensor | None
 

@@ -43,8 +43,8 @@ def linear_gelu(linear: nn.Module, x: Tensor) -> Tensor:
     """tanh_gelu(linear(x)): (..., I) -> (..., O)."""
     if not may_overwrite(linear):
         return tanh_gelu(linear(x))
-    assert isinstance(linear, nn.Linear)
-    if x.dtype == torch.float32 and x.device.type == "cpu" and _fuses():
+    plain = isinstance(linear, nn.Linear) and x.dtype == torch.float32 and x.device.type == "cpu"
+    if plain and _fuses() and not torch.is_autocast_enabled("cpu"):
         return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "gelu", [], "tanh")
     return tanh_gelu_(linear(x))
 

@@ -8,6 +8,7 @@ diffusers.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,6 @@ from cogworks.config.variants import Variant
 from cogworks.diffusion.edm import noise_schedule
 from cogworks.diffusion.schedule import truncate
 from cogworks.errors import RequestError
-from cogworks.pipelines.adapters import Adapters
 from cogworks.pipelines.after_step import AfterStep, StepCallback
 from cogworks.pipelines.execution import Execution
 from cogworks.pipelines.finite import check_given
@@ -54,6 +54,8 @@ from cogworks.weights.save import save_pretrained
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from cogworks.pipelines.adapters import Adapters
+
 log = logging.getLogger(__name__)
 
 
@@ -69,6 +71,7 @@ class Pipeline:
 
     Attributes:
         last_measures: those that the last run took.
+        last_latents: (B, C, t, h, w) what the last run sampled, before decoding; None before the first.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Pipeline:
         self.memory = memory
         self.exact = exact
         self.last_measures = measures or Measures()
+        self.last_latents: Tensor | None = None
         self._plans: dict[tuple[RunShape, int | None], Plan] = {}
         self.prompts = PromptEncoder(components)
         self.schedule = noise_schedule(components.variant.schedule)
@@ -99,6 +103,8 @@ class Pipeline:
     @cached_property
     def adapters(self) -> Adapters:
         """The LoRAs of the transformer, which stays in memory once it may have some."""
+        from cogworks.pipelines.adapters import Adapters
+
         return Adapters(self.components.transformer)
 
     @torch.no_grad()
@@ -188,11 +194,12 @@ class Pipeline:
         noise = choose_noise(seed, generator, num_prompts, num_videos_per_prompt, self.prompts.dtype)
         blank = self._blank_state(num_prompts * num_videos_per_prompt, size)
         given = None if latents is None else _given_state(latents, blank)
+        told = prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
         kind: SourceKind = "none" if source is None else "video" if image is None else "image"
         shape = RunShape(
             geometry=size,
             num_videos=len(blank),
-            num_prompts=num_prompts if prompt_embeds is None else 0,
+            num_prompts=num_prompts if self.prompts.needs_encoder(*told, guided=scale > 1) else 0,
             guided=scale > 1,
             steps=len(steps),
             source=kind,
@@ -203,21 +210,15 @@ class Pipeline:
         # Encode the prompt, and what to begin from.
         if run is None:
             on_progress(Progress("encode", 0, 1))
-            branches = self.prompts.branches(
-                prompt,
-                negative_prompt,
-                prompt_embeds,
-                negative_prompt_embeds,
-                guided=shape.guided,
-                residence=work.residence,
-            ).repeated(num_videos_per_prompt)
+            branches = self.prompts.branches(*told, guided=shape.guided, residence=work.residence)
+            branches = branches.repeated(num_videos_per_prompt)
             run = RunState.beginning(branches, work.begin(source, given, blank, steps[0], noise))
             on_progress(Progress("encode", 1, 1))
 
         # Sample.
         after_step = AfterStep(self, callback_on_step_end, Keeper(checkpoint, run), on_progress)
         sampled = work.sample(walk, run, steps, guidance, noise, after_step)
-        self.last_measures = work.measures
+        self.last_measures, self.last_latents = work.measures, sampled
         if output_type == "latent":
             return sampled.transpose(1, 2)
 
@@ -250,7 +251,13 @@ class Pipeline:
 
         Raises:
             WeightsError: `folder` is not empty, or the layout cannot hold this variant.
+            RequestError: the weights are in 8 bits.
         """
+        if self.components.packing is not None:
+            raise RequestError(
+                f"the weights of this pipeline are held as {self.components.packing.name}, which no model folder is: "
+                "load it without quantize to save it"
+            )
         networks = self.components.networks
         changed = networks.text_encoder.get() if networks.text_encoder.lent else None
         save_pretrained(
@@ -282,6 +289,7 @@ class Pipeline:
             RequestError: the device has less memory in all than the run needs with every measure, or less than a run
                 that has to be exact may hold.
         """
+        shape = replace(shape, quantize=self.components.quantize)
         asked = shape, self.memory
         if asked not in self._plans:
             self._plans[asked] = self._plan(shape)
@@ -290,8 +298,9 @@ class Pipeline:
     def _plan(self, shape: RunShape) -> Plan:
         components = self.components
         device, dtype, text_dtype = components.device, components.dtype, components.text_dtype
-        # What is loaded already is part of the run.
-        held = sum(network.form.num_bytes for network in components.networks if network.loaded)
+        # What is loaded already is part of the run, but for a text encoder that this one does not need.
+        needed = components.networks if shape.num_prompts else components.networks[1:]
+        held = sum(network.form.num_bytes for network in needed if network.loaded)
         budget = self.memory or int(free_memory(device) * SAFE_SHARE) + held
         plan = plan_run(
             self.variant,

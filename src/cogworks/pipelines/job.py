@@ -16,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from cogworks.config.measures import Measures
+from cogworks.config.measures import Measures, Quantization
 from cogworks.config.request import GenerationRequest
-from cogworks.config.settings import load_settings
 from cogworks.config.variants import BUNDLED, VARIANTS
 from cogworks.config.video_recipe import VideoRecipe
-from cogworks.enhance.prompt import check_enhancer, enhance_prompt
 from cogworks.errors import CogworksError, RequestError
 from cogworks.pipelines.generate import Pipeline
 from cogworks.pipelines.load import load
@@ -59,6 +58,7 @@ class Means:
     memory: str | None = None
     measures: Measures | None = None
     exact: bool = False
+    quantize: Quantization | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +105,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Made:
-    """A result: the video as the model made it, its recipe, and the file."""
+    """A result: the video as the model made it, what it was decoded from, its recipe, and the file.
+
+    Attributes:
+        latents: (1, C, t, h, w) float32.
+    """
 
     video: Video
+    latents: Tensor
     recipe: VideoRecipe
     path: Path
     seconds: float
@@ -137,13 +142,17 @@ class Workshop:
         if request.seed is None:
             request = request.model_copy(update={"seed": secrets.randbelow(2**31)})
         if enhance:
+            from cogworks.config.settings import load_settings
+            from cogworks.enhance.prompt import check_enhancer
+
             check_enhancer(load_settings().enhance)  # before anything is loaded
             if request.model in BUNDLED:
                 log.warning("%s was trained on short captions: a long prompt tells it less", request.model)
             request = request.model_copy(update={"short_prompt": request.prompt})
         inputs = hash_inputs(request)
         weights = weights_hash(resolve(request.model))
-        return Prepared(request, request_key(request, inputs, weights), inputs, weights, enhance, image, video)
+        key = request_key(request, inputs, weights, self.means.quantize)
+        return Prepared(request, key, inputs, weights, enhance, image, video)
 
     def pipeline(self, model: str) -> Pipeline:
         """The pipeline of a model; another one is dropped first."""
@@ -157,6 +166,7 @@ class Workshop:
                 measures=means.measures,
                 memory=means.memory,
                 exact=means.exact,
+                quantize=means.quantize,
             )
             self._model = model
         return self._pipeline
@@ -173,13 +183,9 @@ class Workshop:
         started, delivery = time.monotonic(), delivery or Delivery()
         request = _enhanced(prepared.request) if prepared.enhance else prepared.request
         pipeline = self.pipeline(request.model)
-        video = prepared.video
-        shape = request_shape(
-            pipeline.variant,
-            request,
-            None if video is None else video.num_frames,
-            None if video is None else video.fps,
-        )
+        shape = _shape(pipeline, request, prepared.video)
+        if not pipeline.prompts.needs_encoder(request.prompt, request.negative_prompt, guided=shape.guided):
+            shape = replace(shape, num_prompts=0)
         expected = pipeline.plan(shape).seconds or 0.0
         keep = delivery.resumable or expected > LONG_SECONDS
         if keep and not delivery.resumable:
@@ -187,11 +193,25 @@ class Workshop:
         pipeline.load_networks(shape, on_progress)
         checkpoint = RunCheckpoint(
             state_file(path),
-            request_key(request.model_copy(update={"short_prompt": None}), prepared.inputs, prepared.weights),
+            request_key(
+                request.model_copy(update={"short_prompt": None}),
+                prepared.inputs,
+                prepared.weights,
+                self.means.quantize,
+            ),
             *(RESUMABLE if keep else LATENTS_ALONE),
         )
         try:
-            made, recipe = _generate(pipeline, request, prepared, shape, checkpoint, on_progress)
+            made, latents = _generate(pipeline, request, prepared, shape, checkpoint, on_progress)
+            recipe = make_recipe(
+                request,
+                made,
+                pipeline.components,
+                pipeline.last_measures,
+                prepared.inputs,
+                prepared.weights,
+                prepared.key,
+            )
             on_progress(Progress("write", 0, 1))
             shown = replace(made, frames=upscale_frames(made.frames, delivery.upscale))
             write_video(path, shown, recipe.metadata() if delivery.recipe else None, replace=delivery.replace)
@@ -205,7 +225,21 @@ class Workshop:
             raise
         checkpoint.remove()
         on_progress(Progress("write", 1, 1))
-        return Made(made, recipe, path, time.monotonic() - started)
+        return Made(made, latents, recipe, path, time.monotonic() - started)
+
+    def generate(self, prepared: Prepared, on_progress: OnProgress = ignore) -> tuple[Video, Tensor]:
+        """The video of a request and the latents (1, C, t, h, w) it is decoded from. Nothing is written or kept.
+
+        Raises:
+            CogworksError: what the request asks for cannot be made.
+        """
+        pipeline = self.pipeline(prepared.request.model)
+        shape = _shape(pipeline, prepared.request, prepared.video)
+        return _generate(pipeline, prepared.request, prepared, shape, None, on_progress)
+
+    def release(self) -> None:
+        """Let the memory of the last model go. The next request loads it again."""
+        self._pipeline = None
 
 
 def state_file(path: Path) -> Path:
@@ -215,14 +249,19 @@ def state_file(path: Path) -> Path:
     return beside.with_name(f".{beside.name}.resume")
 
 
+def _shape(pipeline: Pipeline, request: GenerationRequest, video: Video | None) -> RunShape:
+    frames, fps = (None, None) if video is None else (video.num_frames, video.fps)
+    return request_shape(pipeline.variant, request, frames, fps)
+
+
 def _generate(
     pipeline: Pipeline,
     request: GenerationRequest,
     prepared: Prepared,
     shape: RunShape,
-    checkpoint: RunCheckpoint,
+    checkpoint: RunCheckpoint | None,
     on_progress: OnProgress,
-) -> tuple[Video, VideoRecipe]:
+) -> tuple[Video, Tensor]:
     values = {name: value for name, value in request if name not in _ELSEWHERE and value is not None}
     values["num_frames"] = shape.geometry.num_frames
     with pipeline.adapters.used(request.loras) if request.loras else contextlib.nullcontext():
@@ -230,13 +269,14 @@ def _generate(
             image=prepared.image, video=prepared.video, checkpoint=checkpoint, on_progress=on_progress, **values
         )
     assert isinstance(video, Video)  # one prompt, one video
-    recipe = make_recipe(
-        request, video, pipeline.components, pipeline.last_measures, prepared.inputs, prepared.weights, prepared.key
-    )
-    return video, recipe
+    assert pipeline.last_latents is not None
+    return video, pipeline.last_latents.cpu()
 
 
 def _enhanced(request: GenerationRequest) -> GenerationRequest:
+    from cogworks.config.settings import load_settings
+    from cogworks.enhance.prompt import enhance_prompt
+
     takes_image = request.image is not None
     prompt = enhance_prompt(request.prompt, load_settings().enhance, image_to_video=takes_image)
     log.info("the prompt became: %s", prompt)

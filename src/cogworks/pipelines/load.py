@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from cogworks.config.measures import Measures
+from cogworks.config.measures import Measures, Quantization
 from cogworks.config.units import parse_memory
 from cogworks.errors import RequestError
 from cogworks.pipelines.generate import Pipeline
+from cogworks.pipelines.quantization import announce, check_exact, packing_of
 from cogworks.weights.load import load_components, load_variant
 from cogworks.weights.source import resolve
 
@@ -26,6 +27,7 @@ def load(
     measures: Measures | None = None,
     memory: int | str | None = None,
     exact: bool = False,
+    quantize: Quantization | None = None,
     variant: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
@@ -43,6 +45,8 @@ def load(
             that keep the networks in memory, transformer and VAE are read now.
         memory: what a plan may use, in bytes or as "8GB"; by default what is free.
         exact: take no measure that changes pixels (`Measures.exact`); where a run does not fit without, it is refused.
+        quantize: hold the linears of the transformer's blocks in 8 bits, which changes pixels: "int8-weights" for less
+            memory, "int8" to multiply in 8 bits too, for speed on CPUs with units for that. Never done without asking.
         variant: precision in the names of the weight files, for example "fp16".
         revision: branch, tag or commit on the hub.
         local_files_only: use no network.
@@ -50,9 +54,11 @@ def load(
 
     Raises:
         WeightsError: nothing is there, or what is there is incomplete, damaged or no CogVideoX.
-        RequestError: no such dtype or device, an amount of memory that is none, or measures that are not exact where
-            they have to be.
+        RequestError: no such dtype, device or quantization, an amount of memory that is none, or measures or a
+            quantization that are not exact where they have to be.
     """
+    check_exact(quantize, exact=exact)
+    packing = None if quantize is None else packing_of(quantize)
     budget = None if memory is None else parse_memory(memory)
     chosen_device = choose_device(device)
     folder = resolve(model, revision=revision, local_files_only=local_files_only, file_variant=variant)
@@ -66,7 +72,10 @@ def load(
         local_files_only=local_files_only,
         file_variant=variant,
         text_encoder=text_encoder,
+        packing=packing,
     )
+    if quantize is not None:
+        announce(quantize, chosen_device)
     pipeline = Pipeline(components, measures=measures, memory=budget, exact=exact, model=str(model))
     if measures is not None:
         pipeline.load_networks()

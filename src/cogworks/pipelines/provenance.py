@@ -14,23 +14,27 @@ from typing import Any
 import torch
 
 from cogworks import __version__
-from cogworks.config.measures import Measures
+from cogworks.config.measures import Measures, Quantization
 from cogworks.config.request import GenerationRequest
 from cogworks.errors import RequestError
 
 
-def request_key(request: GenerationRequest, inputs: dict[str, str], weights: str | None) -> str:
+def request_key(
+    request: GenerationRequest, inputs: dict[str, str], weights: str | None, quantize: Quantization | None = None
+) -> str:
     """Names what is asked for: equal for equal requests on equal inputs and weights, wherever the files lie.
 
     Args:
         request: with its seed; None stays what the model fills in.
         inputs: hashes of the input files, by field.
         weights: hash of the model's weights.
+        quantize: how they are held, which changes every pixel.
     """
     hidden = {"image", "video", "model", "loras"}  # hashes stand for them
     asked = request.model_dump(mode="json", exclude=hidden)
     adapters = [use.scale for use in request.loras]
-    text = json.dumps([asked, adapters, inputs, weights or request.model], sort_keys=True, ensure_ascii=False)
+    held = [] if quantize is None else [quantize]
+    text = json.dumps([asked, adapters, inputs, weights or request.model, *held], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -53,13 +57,18 @@ def hash_file(path: Path) -> str:
 
 
 def describe_run(
-    device: torch.device, dtype: torch.dtype, text_dtype: torch.dtype, measures: Measures
+    device: torch.device,
+    dtype: torch.dtype,
+    text_dtype: torch.dtype,
+    measures: Measures,
+    quantize: Quantization | None = None,
 ) -> dict[str, Any]:
     """What computes, as plain values."""
     return {
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "text_dtype": str(text_dtype).removeprefix("torch."),
+        **({} if quantize is None else {"quantize": quantize}),
         "measures": json.loads(json.dumps(asdict(measures))),  # as it is when it comes back from a file
         "hardware": hardware(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else 0,

@@ -54,10 +54,10 @@ def make_recipe(
     unsaid = {name: value for name, value in filled.items() if getattr(request, name) is None}
     return VideoRecipe(
         request=request.model_copy(update={**unsaid, "seconds": None}),
-        key=key or request_key(request, inputs, weights),
+        key=key or request_key(request, inputs, weights, components.quantize),
         weights=weights,
         inputs=inputs,
-        run=describe_run(components.device, components.dtype, components.text_dtype, measures),
+        run=describe_run(components.device, components.dtype, components.text_dtype, measures, components.quantize),
         versions=versions(),
         pixels=hash_frames(made.frames),
     )

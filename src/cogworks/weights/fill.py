@@ -7,11 +7,13 @@ nothing is initialised twice, and a failed load leaves nothing half-filled.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from cogworks.config.measures import Quantization
 from cogworks.errors import WeightsError
 from cogworks.models.text_encoder import TextEncoder
 from cogworks.weights.components import Component
@@ -22,12 +24,37 @@ _COMPUTABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _NARROW = (torch.float16, torch.bfloat16)
 
 
-def inspect(network: nn.Module, component: Component, dtype: torch.dtype | None) -> Form:
+Pack = Callable[[str, Tensor], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a network holds its weights, where that is not how it is published.
+
+    Attributes:
+        name: as a recipe says it.
+        prepare: brings an empty network into the form that holds packed weights. What it returns makes of each tensor
+            of the state dict that was, by name, the tensors of the state dict that is.
+    """
+
+    name: Quantization
+    prepare: Callable[[nn.Module], Pack]
+
+
+def inspect(
+    network: nn.Module, component: Component, dtype: torch.dtype | None, packing: Packing | None = None
+) -> Form:
     """What `fill` would make; reads headers alone. Arguments and errors are those of `fill`."""
     tensors = component.tensors(network)
     dtypes = _dtypes(network, tensors, dtype, component.origin)
-    num_bytes = sum(tensors[name].shape.numel() * found.itemsize for name, found in dtypes.items())
-    return Form(next(network.parameters()).dtype, num_bytes)
+    computes_in = next(network.parameters()).dtype
+    if packing is None:
+        num_bytes = sum(tensors[name].shape.numel() * found.itemsize for name, found in dtypes.items())
+    else:
+        pack = packing.prepare(network)
+        empty = {name: torch.empty(tensors[name].shape, dtype=dtypes[name], device="meta") for name in dtypes}
+        num_bytes = sum(held.nbytes for name in empty for held in pack(name, empty[name]).values())
+    return Form(computes_in, num_bytes)
 
 
 def fill(
@@ -36,6 +63,7 @@ def fill(
     dtype: torch.dtype | None,
     device: torch.device | str,
     on_bytes: OnBytes | None = None,
+    packing: Packing | None = None,
 ) -> M:
     """The network with its weights, in evaluation mode.
 
@@ -43,18 +71,22 @@ def fill(
         network: on the meta device.
         dtype: what it is to compute in; None for what is stored.
         on_bytes: hears how much of the file is read.
+        packing: how it is to hold its weights; each is packed before the next is read.
 
     Raises:
         WeightsError: the file does not fit, or is stored in what nothing computes in.
+        ExtensionError: a weight cannot be packed.
     """
     tensors = component.tensors(network)
     dtypes = _dtypes(network, tensors, dtype, component.origin)
-    state: dict[str, torch.Tensor] = {}
+    pack = None if packing is None else packing.prepare(network)
+    state: dict[str, Tensor] = {}
     done, total = 0, sum(tensor.num_bytes for tensor in tensors.values())
     if on_bytes is not None:
         on_bytes(done, total)
     for name, tensor in tensors.items():
-        state[name] = tensor.read().to(device, dtypes[name])
+        held = tensor.read().to(device, dtypes[name])
+        state |= {name: held} if pack is None else pack(name, held)
         done += tensor.num_bytes
         if on_bytes is not None:
             on_bytes(done, total)

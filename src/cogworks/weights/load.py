@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from cogworks.config.measures import Quantization
 from cogworks.config.variants import Variant
 from cogworks.errors import WeightsError
 from cogworks.models.text_encoder import TextEncoder
@@ -25,7 +26,7 @@ from cogworks.weights.components import (
     open_transformer,
     open_vae,
 )
-from cogworks.weights.fill import fill, inspect
+from cogworks.weights.fill import Packing, fill, inspect
 from cogworks.weights.lazy import LazyNetwork, M
 from cogworks.weights.sat_files import find_sat
 from cogworks.weights.sat_state import infer_sat_variant
@@ -54,6 +55,7 @@ class Components:
         folder: where it is from.
         text_folder: where its text encoder and tokenizer are from.
         device: where the networks work.
+        packing: how the transformer holds its weights, where that is not as it is published.
     """
 
     variant: Variant
@@ -62,6 +64,7 @@ class Components:
     device: torch.device
     tokenizer: Tokenizer
     networks: Networks
+    packing: Packing | None = None
 
     @property
     def transformer(self) -> Transformer:
@@ -101,6 +104,11 @@ class Components:
             return encoder.get().norm_out.weight.dtype
         return encoder.form.dtype if has_text_encoder(self.text_folder) else self.dtype
 
+    @property
+    def quantize(self) -> Quantization | None:
+        """The name of `packing`."""
+        return None if self.packing is None else self.packing.name
+
     def load_text_encoder(self, *, dtype: torch.dtype | None = None) -> TextEncoder:
         """A new text encoder in `dtype`, or as stored. The caller holds it and drops it."""
         return load_text_encoder(self.text_folder, self.variant, dtype=dtype, device=self.device)
@@ -116,6 +124,7 @@ def load_components(
     local_files_only: bool = False,
     file_variant: str | None = None,
     text_encoder: str | Path | None = None,
+    packing: Packing | None = None,
 ) -> Components:
     """Open a model. Configurations, headers and tokenizer are read and checked, the networks at their first use.
 
@@ -128,6 +137,7 @@ def load_components(
         local_files_only: use no network.
         file_variant: read the weight files that carry this precision in their name.
         text_encoder: another model whose text encoder and tokenizer to use; needed where `source` has none.
+        packing: how the transformer is to hold its weights.
 
     Raises:
         WeightsError: see `resolve` and the loader of each component. A text encoder that is missing is found so when
@@ -144,13 +154,13 @@ def load_components(
     encoder = partial(_text_encoder_file, text_folder, variant)
     networks = Networks(
         _lazy("text encoder", encoder, text_dtype or dtype, device),
-        _lazy("transformer", transformer, dtype, device),
+        _lazy("transformer", transformer, dtype, device, packing),
         _lazy("VAE", vae, dtype, device),
     )
     for network in networks:
         if network is not networks.text_encoder or has_text_encoder(text_folder):
             _ = network.form  # a file that is damaged or does not fit is found now
-    return Components(variant, folder, text_folder, device, load_tokenizer(text_folder), networks)
+    return Components(variant, folder, text_folder, device, load_tokenizer(text_folder), networks, packing)
 
 
 def load_variant(folder: ModelFolder) -> Variant:
@@ -221,13 +231,17 @@ def _text_encoder_file(folder: ModelFolder, variant: Variant) -> tuple[TextEncod
 
 
 def _lazy(
-    name: str, open_file: Callable[[], tuple[M, Component]], dtype: torch.dtype | None, device: torch.device
+    name: str,
+    open_file: Callable[[], tuple[M, Component]],
+    dtype: torch.dtype | None,
+    device: torch.device,
+    packing: Packing | None = None,
 ) -> LazyNetwork[M]:
     """A network whose file is opened anew for each reading: what is mapped into memory goes with the network."""
     return LazyNetwork(
         name,
-        lambda: inspect(*open_file(), dtype),
-        lambda on_bytes: fill(*open_file(), dtype, device, on_bytes),
+        lambda: inspect(*open_file(), dtype, packing),
+        lambda on_bytes: fill(*open_file(), dtype, device, on_bytes, packing),
     )
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cogworks.config.measures import Measures
+from cogworks.config.measures import Measures, Quantization
 from cogworks.config.variants import Variant
 from cogworks.diffusion.edm import noise_schedule
 from cogworks.diffusion.guidance import constant_guidance
@@ -29,6 +29,7 @@ from cogworks.pipelines.planning.meter import FusedAttention, Meter, Work
 from cogworks.pipelines.planning.repeats import Repeating
 from cogworks.pipelines.progress import ignore
 from cogworks.pipelines.prompts import Branches
+from cogworks.pipelines.quantization import packing_of
 from cogworks.weights.components import empty_text_encoder, empty_transformer, empty_vae
 
 _NARROW = (torch.float16, torch.bfloat16)
@@ -56,7 +57,7 @@ class Part:
 
 @lru_cache(maxsize=64)
 def measure_text(variant: Variant, prompts: int, dtype: torch.dtype, device: torch.device) -> Part:
-    """Reading `prompts` different prompts at once."""
+    """Reading `prompts` different prompts, one after the other."""
     network = empty_text_encoder(variant).cast(dtype)
     stored = _stored(variant)
     if stored in _NARROW and dtype not in _NARROW:  # its linears stay as they are stored: `weights.load_text_encoder`
@@ -64,24 +65,30 @@ def measure_text(variant: Variant, prompts: int, dtype: torch.dtype, device: tor
             if isinstance(module, nn.Linear):
                 module.to(stored)
     with _dry_run(network, device) as meter:
-        network(_meta((prompts, variant.transformer.text_tokens), torch.int64))
-    return _part(network, meter, stored)
+        network(_meta((1, variant.transformer.text_tokens), torch.int64))
+    part = _part(network, meter, stored)
+    return replace(part, work=part.work * prompts)
 
 
 @lru_cache(maxsize=64)
-def measure_step(
+def measure_steps(
     variant: Variant,
     size: Geometry,
     batch: int,
     guided: bool,
     split_guidance: bool,
+    steps: int,
+    quantize: Quantization | None,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Part:
-    """One sampling step of `batch` videos: one pass through the transformer for each branch of guidance."""
+    """Sampling `batch` videos in `steps` steps: a pass through the transformer for each branch of guidance in each."""
     network = empty_transformer(variant).to(dtype)
+    if quantize is not None:
+        packing_of(quantize).prepare(network)
     config = variant.transformer
     state = _meta((batch, config.out_channels, size.latent_frames, size.rows, size.columns), torch.float32)
+    walk = noise_schedule(variant.schedule).steps(steps)
     text, negative = (_meta((batch, config.text_tokens, config.text_width), dtype) for _ in range(2))
     denoise = Denoiser(
         network,
@@ -89,13 +96,16 @@ def measure_step(
         Branches(text, negative if guided else None),
         constant_guidance(2.0),
         torch.empty_like(state) if config.takes_image else None,
+        walk,
         Measures(split_guidance=split_guidance),
         lambda measures: None,
     )
-    step = noise_schedule(variant.schedule).steps(1)[0]
     with _dry_run(network, device) as meter:
-        denoise(state, step)
-    return _part(network, meter, _stored(variant))
+        denoise.prepare()
+        once = meter.work
+        denoise(state, walk[0])
+    part = _part(network, meter, _stored(variant))
+    return replace(part, work=once + (part.work - once) * steps)
 
 
 @lru_cache(maxsize=256)

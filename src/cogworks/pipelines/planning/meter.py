@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from cogworks.pipelines.planning.heap import Heap, is_glibc
-from cogworks.pipelines.planning.results import Form, result_forms
+from cogworks.pipelines.planning.results import Form, result_forms, written_tensor
 from cogworks.pipelines.planning.workspace import workspace_bytes
 
 aten = torch.ops.aten
@@ -158,7 +158,11 @@ class Meter(TorchDispatchMode):
     def _run(self, key: Hashable, func: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Any:
         """Run an operation that is met for the first time; one without side effects is remembered as `key`."""
         forms = None if key is None else result_forms(func, args, kwargs)
-        if forms is None:
+        written = None if key is None else written_tensor(func, args, kwargs)
+        result: Any
+        if written is not None:
+            result = written
+        elif forms is None:
             result = func(*args, **kwargs)
         else:
             several = len(func._schema.returns) > 1
@@ -259,6 +263,8 @@ def _work(func: Any, args: Any, kwargs: Any, inputs: list[Tensor], made: list[Te
     if packet is _ATTENTION:
         formula = flop_registry[aten._scaled_dot_product_flash_attention]
         return Work(attention=formula(*args[:3], out_val=made), operations=1)
+    if packet is aten._int_mm:
+        return Work(matmul=flop_registry[aten.mm](*args, out_val=made[0]), operations=1)
     if packet in flop_registry:
         flops = flop_registry[packet](*args, **kwargs, out_val=made[0])
         return Work(convolution=flops, operations=1) if packet is _CONVOLUTION else Work(matmul=flops, operations=1)

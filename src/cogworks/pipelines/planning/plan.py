@@ -27,7 +27,7 @@ from cogworks.models.vae_tiling import Tiling
 from cogworks.pipelines.geometry import Geometry, decoded_frames, geometry
 from cogworks.pipelines.memory import MIN_TILE
 from cogworks.pipelines.planning.calibration import Rates, calibrate, remembered_rates
-from cogworks.pipelines.planning.measure import Part, measure_decoding, measure_encoding, measure_step, measure_text
+from cogworks.pipelines.planning.measure import Part, measure_decoding, measure_encoding, measure_steps, measure_text
 from cogworks.pipelines.planning.meter import SHARED_MEMORY, Work
 from cogworks.pipelines.planning.shape import RunShape
 
@@ -254,8 +254,17 @@ def _phases(
     if shape.source != "none":
         frames = 1 if shape.source == "image" else size.num_frames
         parts["source"] = measure_encoding(variant, size, frames, measures.tile, dtype, device)
-    step = measure_step(variant, size, shape.num_videos, shape.guided, measures.split_guidance, dtype, device)
-    parts["steps"] = replace(step, work=step.work * shape.steps)
+    parts["steps"] = measure_steps(
+        variant,
+        size,
+        shape.num_videos,
+        shape.guided,
+        measures.split_guidance,
+        shape.steps,
+        shape.quantize,
+        dtype,
+        device,
+    )
     groups = shape.num_videos if measures.slicing else 1
     decoding = measure_decoding(variant, size, shape.num_videos // groups, measures.tile, dtype, device)
     parts["decode"] = replace(decoding, work=decoding.work * groups)

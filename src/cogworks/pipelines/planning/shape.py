@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cogworks.config.measures import Quantization
 from cogworks.config.request import GenerationRequest
 from cogworks.config.variants import Variant
 from cogworks.pipelines.geometry import Geometry, geometry, nearest_frames
@@ -19,9 +20,10 @@ class RunShape:
 
     Attributes:
         num_videos: in all.
-        num_prompts: that have to be read by the text encoder, the empty one of guidance not counted; 0 where
-            embeddings are given.
+        num_prompts: that have to be read by the text encoder, the empty one of guidance not counted; 0 where nothing
+            has to be read: embeddings are given, or all texts are remembered (`prompts.PromptEncoder`).
         source: what the run begins from.
+        quantize: how the transformer holds its weights, where that is not as it is published.
     """
 
     geometry: Geometry
@@ -30,6 +32,7 @@ class RunShape:
     guided: bool
     steps: int
     source: SourceKind = "none"
+    quantize: Quantization | None = None
 
 
 def default_shape(variant: Variant) -> RunShape:
