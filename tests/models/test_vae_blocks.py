@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cogworks.models.vae import DecoderLevel
 from cogworks.models.vae_blocks import DecoderBlock, Downsample, Upsample
-from cogworks.nn.norm import GroupNorm, SpatialNorm, resize_nearest
+from cogworks.nn.norm import GroupNorm, SpatialNorm, repeat, resize_nearest
+from cogworks.nn.onednn_conv import is_channels_last
 from cogworks.nn.time_context import Start
-from helpers.vae_reference import random_clip
+from helpers.vae_reference import SMALL_CONFIG, channels_last, random_clip
 
 # Sums of at most 72 products of order one in float32.
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
@@ -75,3 +77,33 @@ def test_a_block_compiles_in_one_graph() -> None:
     compiled = torch.compile(block, fullgraph=True, backend="eager")
     x, latents = random_clip(1, 8, 5, 4, 6), random_clip(1, 3, 3, 2, 3)
     torch.testing.assert_close(compiled(x, Start(), latents, 1), block(x, Start(), latents, 1), **TOLERANCE)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_level_of_the_decoder_compiles_in_one_graph(recorded: bool) -> None:
+    level = DecoderLevel(SMALL_CONFIG, 1)
+    compiled = torch.compile(level, fullgraph=True, backend="aot_eager")
+    x, latents = random_clip(1, 32, 5, 4, 6), random_clip(1, 4, 3, 2, 3)
+    with torch.set_grad_enabled(recorded):
+        made, expected = compiled(x, Start(), latents, 1), level(x, Start(), latents, 1)
+    # Sums of up to 864 products of order one.
+    torch.testing.assert_close(made, expected, atol=5e-5, rtol=1e-5)
+    if recorded:
+        parameters = tuple(level.parameters())
+        pairs = zip(*(torch.autograd.grad(y.square().mean(), parameters) for y in (made, expected)), strict=True)
+        for gradient, wanted in pairs:
+            torch.testing.assert_close(gradient, wanted, atol=1e-4 * float(wanted.abs().max()), rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("times", [(1, 2, 2), (2, 1, 1), (3, 2, 4)])
+def test_repeat(last: bool, batch: int, times: tuple[int, int, int]) -> None:
+    x = random_clip(batch, 3, 2, 4, 5)
+    expected = x
+    for axis, count in enumerate(times, start=2):
+        expected = expected.repeat_interleave(count, dim=axis)
+    repeated = repeat(channels_last(x) if last else x, times)
+    assert torch.equal(repeated, expected)
+    assert is_channels_last(repeated) == last

@@ -10,14 +10,18 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cogworks.config.variants import COGVIDEOX_2B
 from cogworks.errors import RequestError
 from cogworks.models.vae import VAE
 from cogworks.models.vae_frames import decode_chunks, encode_chunks
 from cogworks.models.vae_posterior import Posterior
+from cogworks.nn.onednn_conv import HAS_ONEDNN
 from cogworks.nn.time_context import Start, Stream
 from helpers.vae_reference import SMALL_CONFIG, random_clip
+
+needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this torch was built without oneDNN")
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +119,47 @@ def test_memory_of_a_stream_does_not_grow(vae: VAE) -> None:
         vae.decoder(piece, stream)
         held.add(stream.carried_elements)
     assert len(held) == 1
+
+
+@torch.no_grad()
+def test_without_gradients_the_results_are_the_same(vae: VAE) -> None:
+    """What is then written in place, and kept from piece to piece, is not what was given out or in."""
+    pixels, latents = random_clip(2, 3, 17, 16, 24), random_clip(2, 4, 5, 2, 3)
+    given = pixels.clone(), latents.clone()
+    with torch.enable_grad():
+        moments, clip = vae.moments(pixels), vae.decode(latents)
+    pieces = list(vae.decode_stream(latents))
+    kept = [piece.clone() for piece in pieces]
+    torch.testing.assert_close(vae.moments(pixels), moments, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(pieces, dim=2), clip, atol=2e-5, rtol=1e-5)
+    # Two clips whose pieces take turns.
+    first, second = vae.decode_stream(latents), vae.decode_stream(latents + 1)
+    turns = [piece for pair in zip(first, second, strict=True) for piece in pair]
+    assert all(torch.equal(*pair) for pair in zip(turns[::2], kept, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(pieces, kept, strict=True))
+    assert torch.equal(pixels, given[0])
+    assert torch.equal(latents, given[1])
+
+
+@needs_onednn
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("latent_frames", [1, 2, 3])
+def test_every_convolution_gets_the_layout_it_computes_in(vae: VAE, batch: int, latent_frames: int) -> None:
+    """Another one would be copied, and would take twice as long."""
+    asked = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if "conv" in str(func):
+                last = torch.channels_last if args[0].ndim == 4 else torch.channels_last_3d
+                asked.append((str(func), args[0].is_contiguous(memory_format=last)))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        vae.decode(random_clip(batch, 4, latent_frames, 2, 3))
+        vae.encode(random_clip(batch, 3, 4 * latent_frames - 3, 16, 24))
+    assert set(asked) == {("aten.mkldnn_convolution.default", True)}
 
 
 def test_decode_stream_is_lazy_and_keeps_no_piece(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from cogworks.nn import causal_conv
 from cogworks.nn.causal_conv import CausalConv3d
-from cogworks.nn.time_context import Start, Stream, repeat_first
+from cogworks.nn.norm import GroupNorm, SpatialNorm, group_statistics
+from cogworks.nn.time_context import Start, Stream, TimeContext, repeat_first
+from helpers.vae_reference import channels_last
 
 
 @pytest.fixture
@@ -108,3 +110,97 @@ def test_lead_frames(conv: CausalConv3d) -> None:
 def test_repeat_first() -> None:
     x = torch.arange(3.0).reshape(1, 1, 3)
     assert repeat_first(x, 2).flatten().tolist() == [0, 0, 0, 1, 2]
+
+
+class Elsewhere(Start):
+    """A context that knows of `extend` alone, and of statistics: it must be asked with gradients and without."""
+
+    fill = TimeContext.fill
+
+    def extend(self, conv: torch.nn.Module, x: Tensor, frames: int) -> Tensor:
+        return torch.cat([torch.full_like(x[:, :, :1], 0.5)] * frames + [x], dim=2)
+
+    def statistics(self, x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        return x.new_full((len(x), groups), 0.3), x.new_full((len(x), groups), 2.0)
+
+
+def norms(channels: int, latent_channels: int, dtype: torch.dtype) -> tuple[GroupNorm, SpatialNorm]:
+    plain, spatial = GroupNorm(2, channels, 1e-6), SpatialNorm(channels, latent_channels, 2, 1e-6)
+    for module in (plain, spatial):
+        for parameter in module.parameters():
+            parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+    return plain.to(dtype), spatial.to(dtype)
+
+
+# Twenty operations of order one; of the narrow dtypes, eight and eleven bits.
+CLOSE = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 0.06, torch.float16: 0.01}
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("latent_frames", "frames", "lead"), [(1, 1, 1), (3, 5, 1), (3, 3, 1), (2, 4, 0)])
+def test_without_gradients_a_normed_convolution_is_the_same(
+    dtype: torch.dtype, last: bool, batch: int, latent_frames: int, frames: int, lead: int
+) -> None:
+    conv = CausalConv3d(4, 3).to(dtype)
+    x = (2 * torch.randn(batch, 4, frames, 4, 6, generator=torch.Generator().manual_seed(2)) + 1).to(dtype)
+    latents = torch.randn(batch, 3, latent_frames, 2, 3, generator=torch.Generator().manual_seed(3)).to(dtype)
+    if last:
+        x, latents = channels_last(x), channels_last(latents)
+    for norm, given in zip(norms(4, 3, dtype), ((), (latents, lead)), strict=True):
+        for context in (Start, Stream, Elsewhere):
+            plain = conv(F.silu(norm(x.contiguous(), context(), *given)).detach(), context()).detach()
+            kept = x.clone()
+            with torch.no_grad():
+                made = conv.of_normed(norm, x, context(), *given)
+            torch.testing.assert_close(made, plain, atol=CLOSE[dtype], rtol=CLOSE[dtype])
+            assert torch.equal(x, kept)  # the input is still needed for the way round
+            with torch.no_grad():  # the negative control: a context is asked
+                other = conv.of_normed(norm, x, Start() if context is Elsewhere else Elsewhere(), *given)
+            assert (other - plain).abs().max() > 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pieces", [[6], [3, 3], [1, 1, 4], [4, 1, 1]])
+def test_a_stream_of_normed_pieces_joins_them(pieces: list[int]) -> None:
+    """Statistics from elsewhere do not depend on the cut; then nothing does."""
+
+    class Fixed(Stream):
+        statistics = Elsewhere.statistics
+
+    class FixedStart(Start):
+        statistics = Elsewhere.statistics
+
+    conv, (norm, _) = CausalConv3d(4, 3), norms(4, 3, torch.float32)
+    x = channels_last(torch.randn(1, 4, 6, 4, 5))
+    stream, other = Fixed(), Fixed()
+    made, held = [], set()
+    for piece in x.split(pieces, dim=2):
+        made.append(conv.of_normed(norm, piece, stream))
+        conv.of_normed(norm, piece + 1, other)  # shares nothing with the first
+        held.add(stream.carried_elements)
+    expected = conv(F.silu(norm(x, FixedStart())), Start())
+    torch.testing.assert_close(torch.cat(made, dim=2), expected, atol=1e-5, rtol=1e-5)
+    assert held == {2 * 4 * 4 * 5}
+
+
+@torch.no_grad()
+def test_a_stream_goes_on_after_inference_mode(conv: CausalConv3d) -> None:
+    """What was carried there may not be written to elsewhere."""
+    x, stream = clip(6), Stream()
+    with torch.inference_mode():
+        first = conv(x[:, :, :3], stream).clone()
+    made = torch.cat([first, conv(x[:, :, 3:4], stream), conv(x[:, :, 4:], stream)], dim=2)
+    torch.testing.assert_close(made, conv(x, Start()), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_group_statistics(last: bool, batch: int) -> None:
+    """Means far from zero cost no digits: the mean is a hundred deviations here."""
+    x = torch.randn(batch, 6, 3, 8, 5, generator=torch.Generator().manual_seed(4)) + 100
+    mean, variance = group_statistics(channels_last(x) if last else x, 3)
+    exact = torch.var_mean(x.double().unflatten(1, (3, -1)).flatten(2), dim=2, correction=0)
+    torch.testing.assert_close(mean.double(), exact[1], atol=0, rtol=1e-6)
+    torch.testing.assert_close(variance.double(), exact[0], atol=0, rtol=1e-4)

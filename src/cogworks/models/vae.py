@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cogworks.config.architecture import VAEConfig
 from cogworks.errors import RequestError
@@ -19,6 +18,7 @@ from cogworks.models.vae_frames import DecodeRule, EncodeRule, check_encodable, 
 from cogworks.models.vae_posterior import Posterior
 from cogworks.nn.causal_conv import CausalConv3d
 from cogworks.nn.norm import GroupNorm, SpatialNorm
+from cogworks.nn.onednn_conv import to_native_layout
 from cogworks.nn.time_context import Start, Stream, TimeContext
 
 
@@ -63,12 +63,12 @@ class Encoder(nn.Module):
             raise RequestError(
                 f"height and width must be multiples of {self.spatial_stride}, got {height}x{width}; resize or crop"
             )
-        x = self.conv_in(pixels, context)
+        x = self.conv_in(to_native_layout(pixels), context)
         for level in self.levels:
             x = level(x, context, lead)
         for block in self.middle:
             x = block(x, context)
-        return self.conv_out(F.silu(self.norm_out(x, context)), context)
+        return self.conv_out.of_normed(self.norm_out, x, context).contiguous()
 
 
 class DecoderLevel(nn.Module):
@@ -110,12 +110,13 @@ class Decoder(nn.Module):
     def forward(self, latents: Tensor, context: TimeContext) -> Tensor:
         """(B, C, t, h, w) -> (B, 3, T, H, W), not clamped."""
         lead = context.lead_frames(latents.shape[2])
+        latents = to_native_layout(latents)
         x = self.conv_in(latents, context)
         for block in self.middle:
             x = block(x, context, latents, lead)
         for level in self.levels:
             x = level(x, context, latents, lead)
-        return self.conv_out(F.silu(self.norm_out(x, context, latents, lead)), context)
+        return self.conv_out.of_normed(self.norm_out, x, context, latents, lead).contiguous()
 
 
 class VAE(nn.Module):

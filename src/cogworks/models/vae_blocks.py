@@ -10,7 +10,8 @@ from torch import Tensor, cat, nn
 from torch.nn import functional as F
 
 from cogworks.nn.causal_conv import CausalConv3d
-from cogworks.nn.norm import GroupNorm, SpatialNorm, repeat_frames
+from cogworks.nn.norm import GroupNorm, SpatialNorm, repeat, repeat_frames
+from cogworks.nn.onednn_conv import Conv2d, Conv3d
 from cogworks.nn.time_context import TimeContext
 
 
@@ -26,9 +27,9 @@ class EncoderBlock(nn.Module):
         self.shortcut = _shortcut(in_channels, out_channels)
 
     def forward(self, x: Tensor, context: TimeContext) -> Tensor:  # (B, C, T, H, W) -> (B, C', T, H, W)
-        h = self.conv1(F.silu(self.norm1(x, context)), context)
-        h = self.conv2(F.silu(self.norm2(h, context)), context)
-        return self.shortcut(x) + h
+        h = self.conv1.of_normed(self.norm1, x, context)
+        h = self.conv2.of_normed(self.norm2, h, context)
+        return h.add_(self.shortcut(x))
 
 
 class DecoderBlock(nn.Module):
@@ -44,9 +45,9 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x: Tensor, context: TimeContext, latents: Tensor, lead: int) -> Tensor:
         """(B, C, T, H, W), (B, c, t, h, w) -> (B, C', T, H, W)."""
-        h = self.conv1(F.silu(self.norm1(x, context, latents, lead)), context)
-        h = self.conv2(F.silu(self.norm2(h, context, latents, lead)), context)
-        return self.shortcut(x) + h
+        h = self.conv1.of_normed(self.norm1, x, context, latents, lead)
+        h = self.conv2.of_normed(self.norm2, h, context, latents, lead)
+        return h.add_(self.shortcut(x))
 
 
 class Downsample(nn.Module):
@@ -54,15 +55,15 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, in_time: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = Conv2d(channels, channels, 3, stride=2)
         self.in_time = in_time
 
     def forward(self, x: Tensor, lead: int) -> Tensor:
         """(B, C, T, H, W) -> (B, C, lead + (T - lead) / 2, H / 2, W / 2); T is kept where not `in_time`."""
-        if self.in_time:
-            pooled = (x[:, :, lead::2] + x[:, :, lead + 1 :: 2]) * 0.5
+        if self.in_time and x.shape[2] > lead:
+            pooled = (x[:, :, lead::2] + x[:, :, lead + 1 :: 2]).mul_(0.5)
             x = cat([x[:, :, :lead], pooled], dim=2) if lead else pooled
-        pictures = x.transpose(1, 2).flatten(0, 1)
+        pictures = _pictures(x)
         pictures = self.conv(F.pad(pictures, (0, 1, 0, 1)))  # zeros on the right and at the bottom only
         return pictures.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
@@ -75,17 +76,22 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int, in_time: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
         self.in_time = in_time
 
     def forward(self, x: Tensor, lead: int) -> Tensor:
         """(B, C, T, H, W) -> (B, C, lead + 2 (T - lead), 2H, 2W); T is kept where not `in_time`."""
-        batch, channels, frames, height, width = x.shape
-        pictures = x.transpose(1, 2)[..., None, :, None].expand(-1, -1, -1, -1, 2, -1, 2)
-        pictures = self.conv(pictures.reshape(batch * frames, channels, 2 * height, 2 * width))
-        x = pictures.unflatten(0, (batch, frames)).transpose(1, 2)
+        pictures = _pictures(x)
+        doubled = repeat(pictures.unsqueeze(2), (1, 2, 2)).squeeze(2)
+        x = self.conv(doubled).unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
         return repeat_frames(x, 2, lead) if self.in_time else x
 
 
+def _pictures(x: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> (B T, C, H, W)."""
+    # Joined with a batch of one, a single frame would lose its layout.
+    return x[0].transpose(0, 1) if len(x) == 1 else x.transpose(1, 2).flatten(0, 1)
+
+
 def _shortcut(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Identity() if in_channels == out_channels else nn.Conv3d(in_channels, out_channels, 1)
+    return nn.Identity() if in_channels == out_channels else Conv3d(in_channels, out_channels, 1)

@@ -7,11 +7,14 @@ Source: the 3D causal VAE of arXiv:2408.06072, section 2.1.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cogworks.nn.norm import GroupNorm, SpatialNorm, silu_affine
+from cogworks.nn.onednn_conv import convolve, is_recorded
 from cogworks.nn.time_context import TimeContext
 
 KERNEL = 3
@@ -38,13 +41,26 @@ class CausalConv3d(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor, context: TimeContext) -> Tensor:  # (B, C, T, H, W) -> (B, C', T, H, W)
-        x = context.extend(self, x, KERNEL - 1)
+        return self._over(context.extend(self, x, KERNEL - 1))
+
+    def of_normed(self, norm: GroupNorm | SpatialNorm, x: Tensor, context: TimeContext, *latents: Any) -> Tensor:
+        """`self(F.silu(norm(x, context, *latents)), context)`: (B, C, T, H, W) -> (B, C', T, H, W).
+
+        Without gradients the normed frames are written straight to where the convolution reads them, behind the
+        earlier frames, and nothing else of their size is made.
+        """
+        if is_recorded(x):
+            return self(F.silu(norm(x, context, *latents)), context)
+        affine = norm.fold(x, context, *latents)
+        return self._over(context.fill(self, x, KERNEL - 1, lambda room: silu_affine(x, affine, room)))
+
+    def _over(self, x: Tensor) -> Tensor:  # (B, C, T + 2, H, W) -> (B, C', T, H, W)
         if x.numel() <= MAX_ELEMENTS:
             return self._convolve(x)
         return torch.cat([self._convolve(piece) for piece in _overlapping_pieces(x)], dim=2)
 
-    def _convolve(self, x: Tensor) -> Tensor:  # (B, C, T + 2, H, W) -> (B, C', T, H, W)
-        return F.conv3d(x, self.weight, self.bias, padding=(0, 1, 1))
+    def _convolve(self, x: Tensor) -> Tensor:
+        return convolve(x, self.weight, self.bias, (0, 1, 1), (1, 1, 1))
 
 
 def _overlapping_pieces(x: Tensor) -> list[Tensor]:

@@ -16,9 +16,12 @@ Letters: B batch, C channels, T frames, G norm groups.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from cogworks.nn.onednn_conv import is_channels_last
 
 
 class TimeContext(ABC):
@@ -36,6 +39,25 @@ class TimeContext(ABC):
         Returns:
             (B, C, frames + T, H, W).
         """
+
+    def fill(self, conv: nn.Module, x: Tensor, frames: int, write: Callable[[Tensor], None]) -> Tensor:
+        """`extend` for an input that is yet to be computed, without gradients.
+
+        A context that can say where the input will stand saves a copy of it; this one, for all others, cannot. What
+        overrides `extend` below a context that can has to override this as well.
+
+        Args:
+            conv: as for `extend`.
+            x: a tensor like the input: its shape, dtype, device and layout.
+            frames: as for `extend`.
+            write: writes the input into a tensor (B, C, T, H, W), which may be a view.
+
+        Returns:
+            (B, C, frames + T, H, W).
+        """
+        written = torch.empty_like(x)
+        write(written)
+        return self.extend(conv, written, frames)
 
     @abstractmethod
     def lead_frames(self, frames: int) -> int:
@@ -66,6 +88,9 @@ class Start(TimeContext):
     def extend(self, conv: nn.Module, x: Tensor, frames: int) -> Tensor:
         return repeat_first(x, frames)
 
+    def fill(self, conv: nn.Module, x: Tensor, frames: int, write: Callable[[Tensor], None]) -> Tensor:
+        return _fill(x, frames, write, None)
+
     def lead_frames(self, frames: int) -> int:
         return frames % 2 if self.first_frame_apart else 0
 
@@ -89,8 +114,27 @@ class Stream(TimeContext):
             raise RuntimeError("a Stream keeps no gradients between pieces; use torch.no_grad(), or Start to train")
         carried = self._carried.get(conv)
         extended = repeat_first(x, frames) if carried is None else torch.cat([carried, x], dim=2)
-        self._carried[conv] = extended[:, :, extended.shape[2] - frames :].clone()
+        self._carry(conv, extended[:, :, extended.shape[2] - frames :], carried)
         return extended
+
+    def fill(self, conv: nn.Module, x: Tensor, frames: int, write: Callable[[Tensor], None]) -> Tensor:
+        carried = self._carried.get(conv)
+        # Reserved before what is large and soon gone, so that it leaves no gaps in memory behind it.
+        place = _empty_clip(x, frames) if carried is None else carried
+        extended = _fill(x, frames, write, carried)
+        self._carry(conv, extended[:, :, extended.shape[2] - frames :], place)
+        return extended
+
+    def _carry(self, conv: nn.Module, last: Tensor, place: Tensor | None) -> None:
+        """Keep a copy of the last frames, in `place` where there is one that may be written."""
+        if (
+            place is not None
+            and place.shape == last.shape
+            and place.is_inference() == torch.is_inference_mode_enabled()
+        ):
+            self._carried[conv] = place.copy_(last)
+        else:
+            self._carried[conv] = last.clone()
 
     def lead_frames(self, frames: int) -> int:
         started = bool(self._carried)
@@ -105,3 +149,18 @@ class Stream(TimeContext):
 def repeat_first(x: Tensor, frames: int) -> Tensor:
     """Put `frames` copies of the first frame in front: (B, C, T, ...) -> (B, C, frames + T, ...)."""
     return torch.cat([x[:, :, :1]] * frames + [x], dim=2)
+
+
+def _fill(x: Tensor, frames: int, write: Callable[[Tensor], None], earlier: Tensor | None) -> Tensor:
+    """What `write` writes, behind `earlier` frames (B, C, frames, H, W), or else behind copies of its first frame."""
+    extended = _empty_clip(x, frames + x.shape[2])
+    write(extended[:, :, frames:])
+    extended[:, :, :frames] = extended[:, :, frames : frames + 1] if earlier is None else earlier
+    return extended
+
+
+def _empty_clip(x: Tensor, frames: int) -> Tensor:
+    """Room for so many frames like those of `x` (B, C, T, H, W), in its layout."""
+    layout = torch.channels_last_3d if is_channels_last(x) else torch.contiguous_format
+    shape = (*x.shape[:2], frames, *x.shape[3:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
