@@ -40,11 +40,12 @@ class JointAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rope: Rope | None, layout: TokenLayout) -> Tensor:  # (B, N, D) -> (B, N, D)
-        q, k, v = (rows.unflatten(-1, (self.num_heads, -1)) for rows in self.qkv(x).chunk(3, dim=-1))  # (B, N, H, d)
+        heads = (*x.shape[:2], self.num_heads, -1)
+        q, k, v = (rows.view(heads) for rows in self.qkv(x).chunk(3, dim=-1))  # (B, N, H, d)
         q, k = self.norm_q(q), self.norm_k(k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, N, d)
         if rope is not None:
             q = apply_rope(q, rope, layout, overwrite=may_overwrite(self.norm_q))
             k = apply_rope(k, rope, layout, overwrite=may_overwrite(self.norm_k))
-        heads = self.inner(q, k, v, layout)  # (B, H, N, d)
-        return self.out(heads.transpose(1, 2).flatten(2))
+        attended = self.inner(q, k, v, layout)  # (B, H, N, d)
+        return self.out(attended.transpose(1, 2).flatten(2))

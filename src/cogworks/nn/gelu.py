@@ -21,7 +21,7 @@ from cogworks.nn.overwrite import may_overwrite
 
 _CUBIC = 0.044715
 _SLOPE = 2 * math.sqrt(2 / math.pi)
-_PIECE = 2**17  # elements that stay in a core's cache from one operation to the next
+_PIECE = 2**18  # elements that stay in the cache from one operation to the next, and keep two threads busy
 
 
 def tanh_gelu(x: Tensor) -> Tensor:

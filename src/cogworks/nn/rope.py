@@ -57,7 +57,7 @@ def _rotate(x: Tensor, phase: Tensor) -> Tensor:
 
 
 def _pairs(x: Tensor) -> Tensor:  # (..., d) float32 -> (..., d/2) complex64, a view
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
 
 
 def crop_positions(grid: tuple[int, int], base: tuple[int, int]) -> tuple[Tensor, Tensor]:
