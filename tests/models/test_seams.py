@@ -80,12 +80,15 @@ def test_two_packed_segments_equal_two_runs() -> None:
     both = [_join([table.blocks[layer] for table in tables]) for layer in range(CONFIG.num_layers)]
     with attach(model, _Packed()):  # type: ignore[arg-type]
         packed = run(torch.cat(tokens, dim=1), TokenLayout(segments), both)
-    torch.testing.assert_close(packed, torch.cat(alone, dim=1), atol=1e-5, rtol=1e-5)
+    # Text is left alone by the last block of one segment (`LastBlock`); nobody reads it.
+    video = [slice(5, 11), slice(16, 32)]
+    for rows, one in zip(video, alone, strict=True):
+        torch.testing.assert_close(packed[:, rows], one[:, 5:], atol=1e-5, rtol=1e-5)
     # Negative control: exchanged modulation rows are noticed.
     swapped = tuple(replace(s, modulation_row=1 - s.modulation_row) for s in segments)
     with attach(model, _Packed()):  # type: ignore[arg-type]
         wrong = run(torch.cat(tokens, dim=1), TokenLayout(swapped), both)
-    assert (wrong - packed).abs().max() > 1e-2
+    assert all((wrong - packed)[:, rows].abs().max() > 1e-2 for rows in video)
 
 
 def test_plain_attention_refuses_packed_segments() -> None:

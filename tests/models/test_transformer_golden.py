@@ -58,7 +58,11 @@ def differences(network: Transformer, name: str) -> dict[str, float]:
     """The largest absolute difference from the recording, of every stage that was recorded, in order."""
     arrays, stages = load_golden(f"dit_{name}.io"), run(network, name)
     assert set(stages) == {key for key in arrays if key.startswith("out.")}
-    return {key: (stages[key] - arrays[key]).abs().max().item() for key in stages}
+    # What text becomes in the last block nobody reads, and here it is not computed.
+    last, text = f"out.hidden_layer{len(network.blocks) - 1}", arrays["in.context"].shape[1]
+    read = {last: slice(text, None), "out.hidden_final_layernorm": slice(text, None)}
+    rows = {key: (slice(None), read.get(key, slice(None))) for key in stages}
+    return {key: (stages[key][rows[key]] - arrays[key][rows[key]]).abs().max().item() for key in stages}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

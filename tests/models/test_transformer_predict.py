@@ -16,7 +16,10 @@ from cogworks.extensions.checkpointing import ActivationCheckpointing
 from cogworks.extensions.int8 import Int8Weights
 from cogworks.extensions.lora import LoRA
 from cogworks.models.transformer import Transformer
+from cogworks.nn.blocks import Block, LastBlock
+from cogworks.nn.layout import Segment, TokenLayout
 from cogworks.nn.overwrite import may_overwrite
+from cogworks.nn.rope import rope_table
 
 CONFIG = replace(TINY.transformer, num_layers=2, num_heads=2, text_width=16, text_tokens=5, time_width=16)
 
@@ -194,3 +197,42 @@ def test_wrappers_that_return_fresh_results_are_written_over(extension: LoRA | I
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     block.mlp.up.register_forward_hook(lambda module, given, result: None)
     assert not may_overwrite(block.mlp.up)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_last_block_gives_the_video_that_any_block_gives(gradients: bool, wrapped: bool) -> None:
+    """It leaves out what text becomes, and calls an attention that an extension put there with all queries."""
+    model = network(num_layers=1)
+    last = model.blocks[0]
+    assert type(last) is LastBlock
+    whole = Block(model.config)
+    whole.load_state_dict(last.state_dict())
+    layout = TokenLayout((Segment(5, 2, 2, 2),))
+    table = model.modulation_table(torch.tensor([500.0, 20.0])).blocks[0]
+    rope = rope_table(layout, model.config, torch.device("cpu"))
+    seen: list[int] = []
+
+    class Counting(Wrapper):
+        def forward(self, q: Tensor, *rest: object) -> Tensor:
+            seen.append(q.shape[2])
+            return self.inner(q, *rest)
+
+    if wrapped:
+        attach(model, _Watch("blocks.*.attention.inner", Counting))
+    x = torch.randn(2, layout.length, model.config.width, generator=torch.Generator().manual_seed(3))
+    with torch.set_grad_enabled(gradients):
+        kept = x.clone()
+        found, expected = last(x, table, rope, layout), whole(x, table, rope, layout)
+    torch.testing.assert_close(found[:, 5:], expected[:, 5:], atol=1e-5, rtol=1e-5)
+    assert torch.equal(found[:, :5], x[:, :5])
+    assert torch.equal(x, kept)
+    assert seen == ([13] if wrapped else [])
+    if gradients:
+        for one in (found, expected):
+            one[:, 5:].square().mean().backward(retain_graph=True)
+        for (name, one), (_, other) in zip(last.named_parameters(), whole.named_parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=1e-4, msg=name)
+    packed = TokenLayout((Segment(5, 2, 1, 2), Segment(2, 1, 1, 2)))
+    assert packed.without_text is None
+    assert TokenLayout((Segment(0, 2, 2, 2),)).without_text is None

@@ -99,7 +99,9 @@ def test_flops_are_those_of_a_real_pass() -> None:
         meta(*(tensor.to("meta") for tensor in inputs))
     # torch's counter does not know the CPU's attention kernel.
     assert meter.work.matmul == counter.get_total_flops()
-    assert meter.work.attention == 2 * 4 * 2 * config.num_heads * (32 + 2 * 2 * 2) ** 2 * config.head_width
+    text, video = 32, 2 * 2 * 2
+    queries = (text + video) + video  # of two blocks, the last of which is for video alone
+    assert meter.work.attention == 4 * 2 * config.num_heads * queries * (text + video) * config.head_width
 
 
 def test_convolution_flops_are_those_of_a_real_decode() -> None:

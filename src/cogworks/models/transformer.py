@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cogworks.config.architecture import TransformerConfig
-from cogworks.nn.blocks import Block, BlockRunner, Conditioning
+from cogworks.nn.blocks import Block, BlockRunner, Conditioning, LastBlock
 from cogworks.nn.embeddings import (
     LearnedPositions,
     NoPositions,
@@ -64,7 +64,7 @@ class Transformer(nn.Module):
         self.patch_embed = PatchEmbedding(config.in_channels, config.patch_size, config.text_width, width)
         self.position_table = _position_table(config)
         self.runner = BlockRunner()
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers - 1)] + [LastBlock(config)])
         self.norm_final = nn.LayerNorm(width, eps=config.norm_eps)
         self.norm_out = nn.LayerNorm(width, eps=config.norm_out_eps)
         self.proj_out = nn.Linear(width, config.out_channels * math.prod(config.patch_size))

@@ -39,7 +39,8 @@ class JointAttention(nn.Module):
         self.inner = InnerAttention()
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, rope: Rope | None, layout: TokenLayout) -> Tensor:  # (B, N, D) -> (B, N, D)
+    def forward(self, x: Tensor, rope: Rope | None, layout: TokenLayout, first: int = 0) -> Tensor:
+        """(B, N, D) -> (B, N - first, D): what the tokens from `first` on gather from all."""
         heads = (*x.shape[:2], self.num_heads, -1)
         q, k, v = (rows.view(heads) for rows in self.qkv(x).chunk(3, dim=-1))  # (B, N, H, d)
         q, k = self.norm_q(q), self.norm_k(k)
@@ -47,5 +48,8 @@ class JointAttention(nn.Module):
         if rope is not None:
             q = apply_rope(q, rope, layout, overwrite=may_overwrite(self.norm_q))
             k = apply_rope(k, rope, layout, overwrite=may_overwrite(self.norm_k))
-        attended = self.inner(q, k, v, layout)  # (B, H, N, d)
+        if first and type(self.inner) is InnerAttention:  # anything else may count on as many queries as keys
+            attended = self.inner(q[:, :, first:], k, v, layout)
+        else:
+            attended = self.inner(q, k, v, layout)[:, :, first:]  # (B, H, N - first, d)
         return self.out(attended.transpose(1, 2).flatten(2))

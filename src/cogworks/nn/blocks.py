@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor, cat, nn
 
 from cogworks.config.architecture import TransformerConfig
 from cogworks.nn.attention import JointAttention
@@ -46,6 +46,26 @@ class Block(nn.Module):
         x = gated_add(x, attended, modulation.attention, layout, overwrite=may_overwrite(self.attention.out))
         changed = self.mlp(modulated_norm(self.norm2, x, modulation.mlp, layout))
         return gated_add(x, changed, modulation.mlp, layout, overwrite=may_overwrite(self.mlp.down))
+
+
+class LastBlock(Block):
+    """The block behind which nobody reads text: its text tokens leave as they came, where there is one segment.
+
+    That saves what attention and feed-forward would do for them, a share that counts where text is long and video short.
+    """
+
+    def forward(self, x: Tensor, modulation: BlockModulation, rope: Rope | None, layout: TokenLayout) -> Tensor:
+        video_layout = layout.without_text
+        if video_layout is None:
+            return super().forward(x, modulation, rope, layout)
+        first = layout.length - video_layout.length
+        text, video = x.split([first, video_layout.length], dim=1)
+        attended = self.attention(modulated_norm(self.norm1, x, modulation.attention, layout), rope, layout, first)
+        overwrite = may_overwrite(self.attention.out)
+        video = gated_add(video, attended, modulation.attention, video_layout, overwrite=overwrite)
+        changed = self.mlp(modulated_norm(self.norm2, video, modulation.mlp, video_layout))
+        video = gated_add(video, changed, modulation.mlp, video_layout, overwrite=may_overwrite(self.mlp.down))
+        return cat([text, video], dim=1)
 
 
 class Conditioning(NamedTuple):

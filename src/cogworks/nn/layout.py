@@ -6,7 +6,7 @@ raster order (frame slowest, column fastest). One sample a row is one segment; a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 Modality = Literal[0, 1]
@@ -52,11 +52,13 @@ class TokenLayout:
     Attributes:
         boundaries: where segments begin, and the length of the whole: one more entry than segments.
         runs: text and video of every segment, in order.
+        without_text: of one segment alone, its video tokens; None for several, and where there is no text.
     """
 
     segments: tuple[Segment, ...]
     boundaries: tuple[int, ...] = field(init=False, repr=False, compare=False)
     runs: tuple[Run, ...] = field(init=False, repr=False, compare=False)
+    without_text: TokenLayout | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Derived once here and not on demand: compiled blocks read them.
@@ -67,6 +69,8 @@ class TokenLayout:
             boundaries.append(stop)
         object.__setattr__(self, "boundaries", tuple(boundaries))
         object.__setattr__(self, "runs", tuple(runs))
+        only = self.segments[0] if len(self.segments) == 1 and self.segments[0].text else None
+        object.__setattr__(self, "without_text", None if only is None else TokenLayout((replace(only, text=0),)))
 
     @property
     def length(self) -> int:
