@@ -10,7 +10,7 @@ from copy import deepcopy
 from functools import partial
 
 import torch
-from bench_transformer import BLOCK_SIZE, one_block
+from bench_transformer import BLOCK_SIZE, two_blocks
 from measure import Settings, alternate, make_case
 from results import Case, Mark
 from rival_pipelines import ask, generate_ours
@@ -32,7 +32,7 @@ PROMPT = "a red circle moves right"
 @torch.no_grad()
 def cases(settings: Settings) -> Iterator[Case]:
     """All cases, one kind of pixels in the quick set; without units for int8 there is no mark for the block."""
-    yield block(one_block(COGVIDEOX_2B.transformer), BLOCK_SIZE, settings)
+    yield block(two_blocks(COGVIDEOX_2B.transformer), BLOCK_SIZE, settings)
     for quantize in ("int8",) if settings.quick else ("int8", "int8-weights"):
         yield pixels(quantize, settings)
 

@@ -12,9 +12,7 @@ from measure import Settings, alternate, check_equal, make_case
 from results import Case, Mark
 from rival_pipelines import PipelinePair, ask, generate_ours, generate_theirs, open_both, save_longer_text
 
-# transformers 5 reads every sentencepiece model as unigram, and so cuts some words of `tiny`, whose model is BPE,
-# another way. Of these words it makes the same tokens.
-PROMPT = "a red circle moves right"
+PROMPT = "a red circle moves right on a black background"
 PUBLISHED_TEXT = 226
 OWN_LENGTH, LONG = Mark(at_least=1.9, aim=2.5), Mark(at_least=1.6)
 

@@ -90,7 +90,8 @@ def measure_part(part: str, size: Geometry) -> dict[str, int]:
         transformer = Transformer(MEDIUM.transformer)
 
         def work(state: torch.Tensor) -> None:
-            transformer(torch.cat([state, state]), torch.zeros(2, dtype=torch.int64), torch.randn(2, 64, 256))
+            text_tokens = transformer.patch_embed.text_proj(torch.randn(2, 64, 256))
+            transformer.predict(state, text_tokens, transformer.modulation_table(torch.tensor([500.0])))
 
         planned = measure_steps(MEDIUM, size, 1, True, False, 1, None, torch.float32, CPU)
     work(state[..., :4, :4].contiguous())

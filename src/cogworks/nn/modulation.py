@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from cogworks.nn.layout import TokenLayout
+from cogworks.nn.layout import Run, TokenLayout
 from cogworks.nn.linear import StackedLinear
 from cogworks.nn.overwrite import may_overwrite
 
@@ -89,15 +89,24 @@ def _by_runs(add: Tensor, x: Tensor, factor: Tensor, layout: TokenLayout, out: T
 
 def _parts(x: Tensor, layout: TokenLayout) -> list[Tensor]:
     """Of each run its tokens (B, n, D), or its row (B or 1, 1, D) of a tensor of rows; views."""
-    # By select and narrow alone: a small model's block has time for few views.
     if x.ndim == 4:
-        return [x.select(2, run.modality).narrow(1, run.modulation_row, 1) for run in layout.runs]
+        return [_row(x, run) for run in layout.runs]
     return [x.narrow(1, run.start, run.stop - run.start) for run in layout.runs]
 
 
+def _row(rows: Tensor, run: Run) -> Tensor:  # (B, R, 2, D) -> (B, 1, D)
+    of_modality = rows.select(2, run.modality)
+    return of_modality if rows.shape[1] == 1 else of_modality.narrow(1, run.modulation_row, 1)
+
+
 def _write_runs(add: Tensor, x: Tensor, factor: Tensor, layout: TokenLayout, out: Tensor) -> Tensor:
-    for piece in zip(*(_parts(each, layout) for each in (add, x, factor, out)), strict=True):
-        torch.addcmul(*piece[:3], out=piece[3])
+    # As few views as can be: the block of a small model has no time for more.
+    for run in layout.runs:
+        start, length = run.start, run.stop - run.start
+        tokens = x.narrow(1, start, length)
+        place = tokens if out is x else out.narrow(1, start, length)
+        added = _row(add, run) if add.ndim == 4 else add.narrow(1, start, length)
+        torch.addcmul(added, tokens, _row(factor, run), out=place)
     return out
 
 

@@ -25,7 +25,7 @@ from cogworks.extensions.int8 import Int8Linear
 from cogworks.pipelines.geometry import geometry
 from cogworks.pipelines.planning.calibration import calibrate
 from cogworks.pipelines.planning.meter import Meter, Work
-from cogworks.pipelines.planning.plan import LIBRARY_BYTES, SAFE_SHARE, free_memory, is_here, plan_run
+from cogworks.pipelines.planning.plan import SAFE_SHARE, free_memory, is_here, plan_run
 from cogworks.pipelines.planning.shape import RunShape
 from cogworks.training.clips.batches import PixelBatch
 from cogworks.training.planning.meter import AsOnDevice, Stage, TrainingMeter, backward, dry_step, narrow_dtype
@@ -38,6 +38,9 @@ from cogworks.training.watching.watch import sample_tokens
 Module = TransformerModule | VAEModule
 
 SAMPLES = "samples"
+LIBRARY_BYTES = 24 * 10**6
+"""What a training step on a CPU brings into its process besides tensors: code that is read from its files at first use,
+kernels that are compiled for shapes, more of both than sampling does."""
 MUON_COPIES = 4
 """Matrices that Muon holds besides: the update, its iterate, its products."""
 ADAMW_MOVES = 7
