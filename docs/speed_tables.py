@@ -10,7 +10,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from results import RESULTS, Case, Kind, Result, file_name, newest
 
-SUMMARY = "summary"  # every case that has a mark, for README.md
+SUMMARY = "summary"  # of README.md
+_IN_SUMMARY: dict[str, tuple[str, ...]] = {  # cases of each kind, good or bad
+    "pipeline": ("tiny-32", "tiny-226"),
+    "transformer": ("tiny-32-step", "block-2b-1"),
+    "vae": ("tiny-decode", "tiny-encode", "full-decode-48", "full-decode-80", "full-peak", "full-streamed"),
+    "startup": ("load-tiny", "generate-tiny"),
+    "dtype": ("bf16-time",),
+    "training": ("step-tiny", "step-2b-blocks", "peak-2b-blocks"),
+}
 _TITLES = ("what", "beside", "its figure", "Cogworks", "ratio", "goal")
 _VERBS = {"theirs / ours": "{:.2f}x as fast", "ours / theirs": "{:.2f} of it"}
 
@@ -42,10 +50,11 @@ def table(name: str, folder: Path = RESULTS) -> list[str]:
 def _summary(found: list[Result]) -> list[str]:
     if not found:
         return ["", "Not measured yet: `python benchmarks/run.py` does it."]
-    rows = [_row(case) for result in found for case in result.cases if case.mark is not None]
+    shown = [case for result in found for case in result.cases if case.name in _IN_SUMMARY.get(result.kind, ())]
+    rows = [_row(case)[:-1] for case in shown]
     # One sentence for all results that were measured alike.
     measured = dict.fromkeys(_measured(result) for result in found)
-    return ["", *_lines(list(_TITLES), rows), "", *measured]
+    return ["", *_lines(list(_TITLES[:-1]), rows), "", *measured]
 
 
 def _lines(head: list[str], rows: list[list[str]]) -> list[str]:
