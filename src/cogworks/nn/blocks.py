@@ -51,7 +51,7 @@ class Block(nn.Module):
 class LastBlock(Block):
     """The block behind which nobody reads text: its text tokens leave as they came, where there is one segment.
 
-    That saves what attention and feed-forward would do for them, a share that counts where text is long and video short.
+    That saves what attention and feed-forward would do for them: much where text is long and video short.
     """
 
     def forward(self, x: Tensor, modulation: BlockModulation, rope: Rope | None, layout: TokenLayout) -> Tensor:
