@@ -85,11 +85,25 @@ def check_command(line: str) -> None:
         assert (ROOT / words[0]).is_file(), line
     elif program == ".venv/bin/pytest":
         assert all((ROOT / word).exists() for word in words if not word.startswith("-"))
+    elif program == "make":
+        assert all(f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8") for target in words), line
+    elif program.startswith("benchmarks/"):
+        assert os.access(ROOT / program, os.X_OK), line
     else:
         assert [program, *words] == ["hf", "auth", "login"], line
 
 
-@pytest.mark.parametrize("line", ["cogworks generate x --sise 8x8", "pip install 'cogworks[gpu]'", "rm -r /"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cogworks generate x --sise 8x8",
+        "pip install 'cogworks[gpu]'",
+        "rm -r /",
+        "make money",
+        "benchmarks/run.py",
+        "benchmarks/no.sh",
+    ],
+)
 def test_the_negative_control_of_the_well_formed(line: str) -> None:
     with pytest.raises(Exception):  # noqa: B017, PT011  cyclopts' errors and failed assertions
         check_command(line)
