@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from measure import Equality, Settings, alternate, check_equal, make_case, seconds_of, tell
+from measure import Settings, alternate, check_equal, make_case, seconds_of, tell
 from results import Case, Mark
 from rival_transformers import (
     TransformerInputs,
@@ -72,20 +72,8 @@ def forward(
     mark: Mark | None = None,
 ) -> Case:
     """A whole pass, eager on both sides."""
-    ours, theirs = partial(run_ours, pair.ours, inputs), runner_of_theirs(pair.theirs, inputs)
-    equality = check_equal(ours(), theirs().transpose(1, 2))
-    # A pass of `tiny` takes a twentieth of a second: more rounds cost nothing.
-    times = alternate(ours, theirs, rounds=3 * settings.rounds, clock=settings.clock)
-    return make_case(
-        name,
-        f"transformer forward, guidance batch: {what}",
-        times.ours,
-        times.theirs,
-        mark=mark,
-        equality=equality,
-        shapes=inputs.shapes,
-        seed=settings.seed,
-    )
+    title = f"transformer forward, guidance batch: {what}"
+    return _eager(pair, inputs, partial(run_ours, pair.ours, inputs), settings, name, title, mark)
 
 
 def step_of_a_run(
@@ -100,12 +88,26 @@ def step_of_a_run(
 
     The rival's pipeline computes all of it in every step.
     """
-    ours, theirs = prepared_step(pair, inputs), runner_of_theirs(pair.theirs, inputs)
+    title = f"transformer in a step of a run, guidance batch: {what}"
+    return _eager(pair, inputs, prepared_step(pair, inputs), settings, f"{name}-step", title, mark)
+
+
+def _eager(
+    pair: TransformerPair,
+    inputs: TransformerInputs,
+    ours: Callable[[], torch.Tensor],
+    settings: Settings,
+    name: str,
+    title: str,
+    mark: Mark | None,
+) -> Case:
+    theirs = runner_of_theirs(pair.theirs, inputs)
     equality = check_equal(ours(), theirs().transpose(1, 2))
+    # A pass of `tiny` takes a twentieth of a second: more rounds cost nothing.
     times = alternate(ours, theirs, rounds=3 * settings.rounds, clock=settings.clock)
     return make_case(
-        f"{name}-step",
-        f"transformer in a step of a run, guidance batch: {what}",
+        name,
+        title,
         times.ours,
         times.theirs,
         mark=mark,
@@ -124,11 +126,12 @@ def against_compiled(
 ) -> Iterator[Case]:
     """A whole pass, and one as in a step of a run: eager here, compiled there. What compiling took stands beside."""
     torch.compiler.reset()
-    compiled, seconds, equality = compile_theirs(pair, inputs)
+    compiled, seconds, first = compile_theirs(pair, inputs)
     for ours, suffix, kind in (
         (partial(run_ours, pair.ours, inputs), "compiled", "forward"),
         (prepared_step(pair, inputs), "compiled-step", "in a step of a run"),
     ):
+        equality = check_equal(ours(), first.transpose(1, 2))
         times = alternate(ours, compiled, rounds=3 * settings.rounds, clock=settings.clock)
         yield make_case(
             f"{name}-{suffix}",
@@ -144,15 +147,15 @@ def against_compiled(
         )
 
 
-def compile_theirs(pair: TransformerPair, inputs: TransformerInputs) -> tuple[Any, float, Equality]:
-    """Their call compiled, the seconds on the wall until its first result, and how equal that was."""
+def compile_theirs(pair: TransformerPair, inputs: TransformerInputs) -> tuple[Any, float, torch.Tensor]:
+    """Their call compiled, the seconds on the wall until its first result, and that result."""
     network = torch.compile(pair.theirs, fullgraph=True)
     call = runner_of_theirs(network, inputs)
     start = time.perf_counter()
     first = call()
     seconds = time.perf_counter() - start
     tell(f"diffusers compiled in {seconds:.0f} s")
-    return call, seconds, check_equal(run_ours(pair.ours, inputs), first.transpose(1, 2))
+    return call, seconds, first
 
 
 def block(pair: TransformerPair, inputs: TransformerInputs, settings: Settings, name: str, what: str) -> Case:
