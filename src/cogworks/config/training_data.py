@@ -19,13 +19,18 @@ class Bucket(NamedTuple):
 
 
 class ShapesData(Strict):
-    """Clips of the Shapes world, drawn without end. Sizes in pixels."""
+    """Clips of the Shapes world, drawn without end. Sizes in pixels.
+
+    Attributes:
+        two_objects: share of clips that show two objects.
+    """
 
     kind: Literal["shapes"] = "shapes"
     seed: int = 0
     size: int = Field(default=64, gt=0)
     frames: int = Field(default=17, gt=0)
     fps: float = Field(default=8.0, gt=0)
+    two_objects: float = Field(default=0.15, ge=0, le=1)
 
 
 class ClipsData(Strict):

@@ -79,6 +79,8 @@ class TransformerRecipe(Run):
     Attributes:
         model: what to begin with: a bundled name, a hub id or a folder; None begins from nothing.
         variant: row of the table of variants to build from nothing; not beside `model`.
+        add_image_input: make an image-to-video model of a text-to-video one: the image's latents become further input
+            channels, whose weights begin at zero.
         vae: model whose VAE makes the latents, if not `model`.
         codec: a linear codec (the file that a VAE run begins with) that makes the latents in place of an encoder.
         posterior: latents are drawn from what the encoder gives, or its most likely ones.
@@ -96,6 +98,7 @@ class TransformerRecipe(Run):
     kind: Literal["transformer"]
     model: str | None = None
     variant: str | None = None
+    add_image_input: bool = False
     vae: str | None = None
     codec: Path | None = None
     posterior: Literal["sample", "mode"] = "sample"
@@ -116,6 +119,10 @@ class TransformerRecipe(Run):
             raise ValueError("a recipe names either the model to begin with or the variant to build from nothing")
         if self.model is None and self.lora is not None:
             raise ValueError("a LoRA needs a model to begin with: name it under model")
+        if self.add_image_input and (self.model is None or self.lora is not None):
+            raise ValueError(
+                "add_image_input needs a model to begin with, named under model, and all of it trained: no lora"
+            )
         if self.model is None and self.vae is None:
             raise ValueError("from nothing, name under vae the model whose VAE makes the latents")
         if self.clips is not None and self.data.kind != "shapes":

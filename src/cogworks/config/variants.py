@@ -172,6 +172,8 @@ TINY = replace(
     ),
 )
 
+TINY_I2V = replace(TINY, name="tiny-i2v", transformer=replace(TINY.transformer, in_channels=48))
+
 PUBLISHED = {v.name: v for v in (COGVIDEOX_2B, COGVIDEOX_5B, COGVIDEOX_5B_I2V, COGVIDEOX_15_5B, COGVIDEOX_15_5B_I2V)}
-BUNDLED = {v.name: v for v in (TINY,)}
+BUNDLED = {v.name: v for v in (TINY, TINY_I2V)}
 VARIANTS = {**PUBLISHED, **BUNDLED}

@@ -58,6 +58,7 @@ __all__ = [
     "distinguishable",
     "draw_scene",
     "held_out_triples",
+    "placement",
     "render",
     "render_scene",
 ]
@@ -118,14 +119,20 @@ class Scene:
 
 
 def draw_scene(
-    seed: int, index: int, *, split: Split = "train", num_objects: int | None = None, shape: str | None = None
+    seed: int,
+    index: int,
+    *,
+    split: Split = "train",
+    num_objects: int | None = None,
+    two_objects: float = TWO_OBJECTS_PROBABILITY,
+    shape: str | None = None,
 ) -> Scene:
     """The scene with number `index` of the endless list keyed by `seed`; no scene depends on another.
 
     Args:
         seed, index: any integers.
         split: "train" never shows a held-out triple, "held_out" always shows one, "any" draws from all.
-        num_objects: 1 or 2; None draws 2 with probability 0.15.
+        num_objects: 1 or 2; None draws 2 with the probability `two_objects`.
         shape: that one of the objects has. None draws any but a novel one; each shape asked for has a list of its own.
 
     Raises:
@@ -140,7 +147,7 @@ def draw_scene(
     asked = () if shape is None else (shape,)
     rng = np.random.default_rng(derive_seed("shapes", seed, index, split, num_objects or 0, *asked))
     if num_objects is None:
-        num_objects = 2 if rng.random() < TWO_OBJECTS_PROBABILITY else 1
+        num_objects = 2 if rng.random() < two_objects else 1
     triples = _draw_triples(rng, split, num_objects, shape)
     objects = (_place_one(rng, triples[0]),) if num_objects == 1 else _place_two(rng, triples)
     background = str(rng.choice(backgrounds_for(*(triple[1] for triple in triples))))
@@ -161,14 +168,12 @@ def render_scene(scene: Scene, height: int, width: int, num_frames: int, fps: fl
     if min(height, width, num_frames) < 1 or not fps > 0:
         raise ValueError(f"size, frames and fps must be positive, got {height}x{width}, {num_frames}, {fps}")
     seconds = np.arange(num_frames, dtype=np.float64) / fps
-    scale = min(height, width) / UNITS
     # Channel by channel, because NumPy is slow where the innermost axis has three elements.
     channels = list(_background(scene.background, height).T[:, None, :, None])  # three of (1, H, 1)
     for item in scene.objects:
-        x, y = _path(item, seconds, width / scale, height / scale)
-        radius = item.radius * _growth(item.motion, seconds) * scale
-        columns = np.arange(0.5, width)[None] - (x * scale + width / 2)[:, None]  # (T, W)
-        rows = np.arange(0.5, height)[None] - (y * scale + height / 2)[:, None]  # (T, H)
+        x, y, radius = placement(item, seconds, height, width)
+        columns = np.arange(0.5, width)[None] - x[:, None]  # (T, W)
+        rows = np.arange(0.5, height)[None] - y[:, None]  # (T, H)
         distance = SIGNED_DISTANCE[item.shape](
             columns[:, None, :].astype(np.float32),
             rows[:, :, None].astype(np.float32),
@@ -192,6 +197,7 @@ def render(
     *,
     split: Split = "train",
     num_objects: int | None = None,
+    two_objects: float = TWO_OBJECTS_PROBABILITY,
 ) -> tuple[NDArray[np.uint8], str]:
     """Draw and render scene (seed, index).
 
@@ -203,8 +209,17 @@ def render(
         frames (T, H, W, 3) uint8, and their caption.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    scene = draw_scene(seed, index, split=split, num_objects=num_objects)
+    scene = draw_scene(seed, index, split=split, num_objects=num_objects, two_objects=two_objects)
     return render_scene(scene, height, width, frames, fps), scene.caption
+
+
+def placement(
+    item: SceneObject, seconds: NDArray[np.float64], height: int, width: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Centre x, y from the upper left corner and radius of an object over time, in pixels, each (T,)."""
+    scale = min(height, width) / UNITS
+    x, y = _path(item, seconds, width / scale, height / scale)
+    return x * scale + width / 2, y * scale + height / 2, item.radius * _growth(item.motion, seconds) * scale
 
 
 def _triples_for(split: Split, shape: str | None) -> tuple[Triple, ...]:

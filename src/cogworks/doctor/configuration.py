@@ -91,7 +91,7 @@ def check_configuration(folder: ModelFolder) -> tuple[Configuration, list[Findin
     named = _attempt(findings, "configuration", lambda: read_variant_file(folder.path))
     read: dict[str, Any] = {}
     for part, (name, reader) in _FILES.items():
-        path = folder.path / name
+        path = folder.part(Path(name).parent.name) / Path(name).name
         if part in absent and not path.is_file():
             continue
         found = _attempt(findings, part, lambda path=path, reader=reader: reader(read_json(path), str(path)))  # type: ignore[misc]

@@ -73,7 +73,7 @@ def open_transformer(folder: ModelFolder, variant: Variant) -> Component:
         path = find_sat(folder.path).transformer
         return Component(open_sat_transformer(path), sat.transformer_rules(variant.transformer), str(path))
     return _from_folder(
-        folder.path / "transformer", DIFFUSERS_STEM, folder, diffusers.transformer_rules(variant.transformer)
+        folder.part("transformer"), DIFFUSERS_STEM, folder, diffusers.transformer_rules(variant.transformer)
     )
 
 
@@ -84,12 +84,12 @@ def open_vae(folder: ModelFolder, variant: Variant) -> Component:
         if path is None:
             raise WeightsError(f"{folder.path} has no VAE: put it at vae/3d-vae.pt")
         return Component(open_sat_vae(path), sat.vae_rules(len(variant.vae.widths)), str(path))
-    return _from_folder(folder.path / "vae", DIFFUSERS_STEM, folder, diffusers.VAE_RULES)
+    return _from_folder(folder.part("vae"), DIFFUSERS_STEM, folder, diffusers.VAE_RULES)
 
 
 def open_text_encoder(folder: ModelFolder) -> Component:
     """The text encoder's tensors. Raises WeightsError if the file is missing or damaged."""
-    place = folder.path / "text_encoder"
+    place = folder.part("text_encoder")
     if folder.layout == "sat":
         found = find_sat(folder.path).text_encoder
         if found is None:

@@ -66,7 +66,7 @@ def _optional_parts(folder: ModelFolder) -> tuple[bool, bool]:
         files = find_sat(folder.path)
         return files.vae is not None, files.text_encoder is not None
     vae, text_encoder = (
-        any(path.suffix in (".safetensors", ".bin") for path in (folder.path / name).glob("*"))
+        any(path.suffix in (".safetensors", ".bin") for path in folder.part(name).glob("*"))
         for name in ("vae", "text_encoder")
     )
     return vae, text_encoder

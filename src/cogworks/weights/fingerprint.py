@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from cogworks.config.places import cache_folder
@@ -27,12 +27,7 @@ from cogworks.weights.variant_files import VARIANT_FILE
 MEMORY = "weight-hashes.json"
 BLOCK_BYTES = 2**22
 _STEMS = {"transformer": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "text_encoder": TRANSFORMERS_STEM}
-_CONFIGS = (
-    "model_index.json",
-    VARIANT_FILE,
-    "scheduler/scheduler_config.json",
-    *(f"{part}/config.json" for part in _STEMS),
-)
+_PART_CONFIGS = ("scheduler/scheduler_config.json", *(f"{part}/config.json" for part in _STEMS))
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -49,8 +44,10 @@ def weights_hash(folder: ModelFolder) -> str:
     """
     memory = _Memory(cache_folder() / MEMORY)
     total = hashlib.sha256()
-    for path in sorted({*weight_files(folder), *_config_files(folder)}):
-        total.update(f"{path.relative_to(_root(folder)).as_posix()}\0{memory.hash_of(path)}\n".encode())
+    root = _root(folder)
+    names = {_name(path, root): path for path in (*weight_files(folder), *_config_files(folder))}
+    for name, path in sorted(names.items()):
+        total.update(f"{name.as_posix()}\0{memory.hash_of(path)}\n".encode())
     memory.save()
     return total.hexdigest()
 
@@ -68,7 +65,7 @@ def part_hash(folder: ModelFolder, part: Literal["vae", "text_encoder"]) -> str:
             raise WeightsError(f"{folder.path} has no {part}")
         files = [place] if part == "vae" else _with_shards(place, part, folder)
     else:
-        files = _with_shards(folder.path / part, part, folder)
+        files = _with_shards(folder.part(part), part, folder)
     memory, total = _Memory(cache_folder() / MEMORY), hashlib.sha256()
     for path in files:
         if path.suffix != ".json":  # an index holds nothing that the shards do not
@@ -87,9 +84,13 @@ def weight_files(folder: ModelFolder) -> list[Path]:
         files = find_sat(folder.path)
         found = [path for path in (files.transformer, files.vae) if path is not None]
         return found if files.text_encoder is None else found + _with_shards(files.text_encoder, "text_encoder", folder)
-    places = [folder.path / part for part in _STEMS]
-    parts = [place.name for place in places if place.name == "transformer" or _holds_weights(place)]
-    return [path for part in parts for path in _with_shards(folder.path / part, part, folder)]
+    parts = [part for part in _STEMS if part == "transformer" or _holds_weights(folder.part(part))]
+    return [path for part in parts for path in _with_shards(folder.part(part), part, folder)]
+
+
+def _name(path: Path, root: Path) -> PurePath:
+    """The name of a file in its model, also where another model has it."""
+    return path.relative_to(root) if path.is_relative_to(root) else PurePath(path.parent.name, path.name)
 
 
 def _holds_weights(place: Path) -> bool:
@@ -115,8 +116,9 @@ def _config_files(folder: ModelFolder) -> list[Path]:
         text = find_sat(folder.path).text_encoder
         paths = [root / VARIANT_FILE, *((text / name for name in ("config.json", SPIECE)) if text else ())]
     else:
-        paths = [root / name for name in _CONFIGS]
-        tokenizer = root / "tokenizer"
+        paths = [root / "model_index.json", root / VARIANT_FILE]
+        paths += [folder.part(Path(name).parent.name) / Path(name).name for name in _PART_CONFIGS]
+        tokenizer = folder.part("tokenizer")
         paths.append(tokenizer / (SPIECE if (tokenizer / SPIECE).is_file() else "tokenizer.json"))
     return [path for path in paths if path.is_file()]
 

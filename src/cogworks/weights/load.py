@@ -203,12 +203,12 @@ def has_text_encoder(folder: ModelFolder) -> bool:
     """Whether there is a text encoder in a folder, whole or not."""
     if folder.layout == "sat":
         return find_sat(folder.path).text_encoder is not None
-    return (folder.path / "text_encoder").is_dir()
+    return folder.part("text_encoder").is_dir()
 
 
 def load_tokenizer(folder: ModelFolder) -> Tokenizer:
     """The tokenizer of a folder. Raises WeightsError if it is missing or damaged."""
-    place = folder.path / "tokenizer"
+    place = folder.part("tokenizer")
     if folder.layout == "sat":
         place = find_sat(folder.path).text_encoder or place
     content = read_spiece(place)

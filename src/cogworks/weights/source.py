@@ -16,6 +16,7 @@ from cogworks.config.variants import VARIANTS
 from cogworks.errors import WeightsError
 from cogworks.weights.hub import HubModel
 from cogworks.weights.sat_files import is_sat
+from cogworks.weights.shared import part_of
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 """Folder of the bundled models."""
@@ -36,6 +37,10 @@ class ModelFolder:
     path: Path
     layout: Literal["diffusers", "sat"]
     file_variant: str | None = None
+
+    def part(self, name: str) -> Path:
+        """Where a part is that has a subfolder in the layout of diffusers; another model may hold it (`shared`)."""
+        return part_of(self.path, name)
 
 
 def resolve(

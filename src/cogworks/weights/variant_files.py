@@ -20,6 +20,7 @@ from cogworks.config.variants import T5_XXL, VARIANTS, GenerationDefaults, Varia
 from cogworks.errors import WeightsError
 from cogworks.weights import configs, text_configs
 from cogworks.weights.config_schema import DIFFUSERS_VERSION, build
+from cogworks.weights.shared import part_of
 from cogworks.weights.storage import read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,10 @@ def read_diffusers_variant(folder: Path) -> Variant:
         WeightsError: a file is missing or damaged, or is of a model that is not CogVideoX.
     """
     _check_pipeline(folder)
-    transformer_file = folder / "transformer" / "config.json"
-    vae_file = folder / "vae" / "config.json"
-    schedule_file = folder / "scheduler" / "scheduler_config.json"
-    text_file = folder / "text_encoder" / "config.json"
+    transformer_file = part_of(folder, "transformer") / "config.json"
+    vae_file = part_of(folder, "vae") / "config.json"
+    schedule_file = part_of(folder, "scheduler") / "scheduler_config.json"
+    text_file = part_of(folder, "text_encoder") / "config.json"
     scheduler = read_json(schedule_file)
     transformer = configs.read_transformer(read_json(transformer_file), str(transformer_file))
     vae = configs.read_vae(read_json(vae_file), str(vae_file))
@@ -54,7 +55,7 @@ def read_diffusers_variant(folder: Path) -> Variant:
         row = Variant(
             name=folder.resolve().name,
             hub_id=None,
-            dtype=_stored_dtype(folder / "transformer"),
+            dtype=_stored_dtype(transformer_file.parent),
             transformer=transformer,
             vae=vae,
             text_encoder=text_encoder or T5_XXL,

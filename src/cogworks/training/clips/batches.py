@@ -92,7 +92,7 @@ class ShapesBatches:
 
 def shapes_clip(data: ShapesData, index: int) -> tuple[NDArray[np.uint8], str]:
     """Frames (T, H, W, 3) and caption of training scene number `index`."""
-    return render(data.seed, index, data.size, data.frames, data.fps, split="train")
+    return render(data.seed, index, data.size, data.frames, data.fps, split="train", two_objects=data.two_objects)
 
 
 def to_batch(clips: list[NDArray[np.uint8]]) -> Tensor:

@@ -75,14 +75,14 @@ class ShapesSource:
         return f"shapes/{self.data.seed}/{index}"
 
     def caption(self, index: int) -> str:
-        return draw_scene(self.data.seed, index, split="train").caption
+        return draw_scene(self.data.seed, index, split="train", two_objects=self.data.two_objects).caption
 
     def stamp(self, index: int) -> str:
         return self.content(index)
 
     def content(self, index: int) -> str:
         data = self.data
-        return hash_of("shapes", data.seed, index, data.size, data.frames, data.fps)
+        return hash_of("shapes", data.seed, index, data.size, data.frames, data.fps, data.two_objects)
 
     def extent(self, index: int) -> Extent:
         return Extent(self.data.frames, self.data.size, self.data.size, self.data.fps)

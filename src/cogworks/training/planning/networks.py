@@ -18,8 +18,9 @@ from cogworks.errors import WeightsError
 from cogworks.models.text_encoder import TextEncoder
 from cogworks.models.tokenizer import Tokenizer
 from cogworks.training.clips.batches import Batch, LatentBatch, PixelBatch
+from cogworks.training.transformer.image_input import taking_image
 from cogworks.training.transformer.module import TransformerModule
-from cogworks.training.transformer.start import TrainingModel, helper_dtype, known_variant, weights_dtype
+from cogworks.training.transformer.start import TrainingModel, helper_dtype, variant_called, weights_dtype
 from cogworks.training.vae.linear_codec import LinearCodec
 from cogworks.training.vae.module import VAEModule
 from cogworks.training.vae.start import TrainingVAE
@@ -50,9 +51,11 @@ def empty_module(recipe: Recipe, device: torch.device) -> TransformerModule | VA
 
 def planned_variant(recipe: Recipe) -> Variant:
     """What a recipe trains, from the table of variants where it names a row of it, or else from files."""
-    variant = known_variant(recipe.variant) if recipe.variant is not None else _variant_of(str(recipe.model))
+    variant = variant_called(recipe.variant) if recipe.variant is not None else _variant_of(str(recipe.model))
     if isinstance(recipe, VAERecipe):
         return variant
+    if recipe.add_image_input:
+        variant = taking_image(variant)
     if recipe.vae is not None:
         try:
             variant = replace(variant, vae=_variant_of(recipe.vae).vae)

@@ -18,6 +18,7 @@ from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
 from cogworks.pipelines.load import choose_device, compute_dtype
 from cogworks.rng import generator_for
+from cogworks.training.transformer.image_input import taking_image, with_image_input
 from cogworks.training.transformer.vocabulary import train_vocabulary
 from cogworks.training.vae.linear_codec import LinearCodec
 from cogworks.weights.load import (
@@ -90,6 +91,8 @@ def find_parts(recipe: TransformerRecipe) -> Parts:
     vae_folder = folder if recipe.vae is None else _vae_folder(recipe)
     if vae_folder is not None and vae_folder != folder:
         variant = replace(variant, vae=load_variant(vae_folder).vae)
+    if recipe.add_image_input:
+        variant = taking_image(variant)
     _check_latents(variant)
     text_folder = folder if recipe.text_encoder is None else resolve(recipe.text_encoder)
     if recipe.text_encoder is not None and text_folder is not None:
@@ -126,7 +129,7 @@ def build_model(recipe: TransformerRecipe) -> TrainingModel:
     )
 
 
-def known_variant(name: str) -> Variant:
+def variant_called(name: str) -> Variant:
     """A row of the table of variants. Raises RecipeError with the known names."""
     if name not in VARIANTS:
         raise RecipeError(f"no variant named {name!r}; there are {', '.join(VARIANTS)}")
@@ -135,7 +138,7 @@ def known_variant(name: str) -> Variant:
 
 def _new_variant(recipe: TransformerRecipe) -> Variant:
     assert recipe.variant is not None  # the recipe has a model or a variant
-    variant = known_variant(recipe.variant)
+    variant = variant_called(recipe.variant)
     return replace(variant, schedule=EDMScheduleConfig()) if recipe.prediction == "edm" else variant
 
 
@@ -163,7 +166,10 @@ def _transformer(recipe: TransformerRecipe, folder: ModelFolder | None, variant:
         transformer = Transformer(variant.transformer)
         transformer.initialise(generator_for(recipe.seed, "transformer"))
         return transformer.train()
-    return load_transformer(folder, variant, dtype=weights_dtype(recipe, variant)).train()
+    dtype = weights_dtype(recipe, variant)
+    if recipe.add_image_input:
+        return with_image_input(load_transformer(folder, load_variant(folder), dtype=dtype), variant).train()
+    return load_transformer(folder, variant, dtype=dtype).train()
 
 
 def weights_dtype(recipe: TransformerRecipe, variant: Variant, device: torch.device | None = None) -> torch.dtype:

@@ -16,7 +16,7 @@ from cogworks.config.variants import Variant
 from cogworks.models.vae import VAE
 from cogworks.models.vae_blocks import DecoderBlock, EncoderBlock
 from cogworks.training.clips.batches import shapes_clip, to_batch
-from cogworks.training.transformer.start import known_variant
+from cogworks.training.transformer.start import variant_called
 from cogworks.training.vae.linear_codec import LinearCodec
 from cogworks.weights.load import load_vae, load_variant
 from cogworks.weights.source import resolve
@@ -52,7 +52,7 @@ def build_vae(recipe: VAERecipe) -> TrainingVAE:
     """
     if recipe.model is None:
         assert recipe.variant is not None  # the recipe has a model or a variant
-        variant = known_variant(recipe.variant)
+        variant = variant_called(recipe.variant)
         vae = new_vae(variant, recipe.seed)
     else:
         folder = resolve(recipe.model)
