@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cogworks.errors import RecipeError
+from cogworks.training.vae.losses import ERROR_FLOOR, error_decibels
 from helpers.micro_vae import DISCRIMINATOR, PERCEPTUAL, batch_of, micro_module, micro_recipe
 
 
@@ -138,3 +139,28 @@ def test_pictures_are_compared_by_one_frame_or_by_all(tmp_path: Path) -> None:
         ("one", 1e-9): 2, ("all", 1e-9): 18, ("one", 1.0): 2, ("all", 1.0): 2,
     }  # fmt: skip
     assert seen["one", 1.0] == seen["all", 1.0]
+
+
+def test_in_decibels_a_clip_counts_by_the_ratio_of_its_error(tmp_path: Path) -> None:
+    pixels = torch.zeros(2, 3, 9, 8, 8)
+    errors = torch.tensor([0.5, 0.05]).view(2, 1, 1, 1, 1)
+    decoded = (pixels + errors).requires_grad_()
+
+    decibels = error_decibels(decoded, pixels)
+    expected = 10 * torch.log10(torch.tensor([0.25, 0.0025]) / ERROR_FLOOR).mean()
+    torch.testing.assert_close(decibels, expected, rtol=1e-3, atol=0)
+    assert error_decibels(pixels, pixels) == 0
+
+    # A tenth of the error has ten times the gradient; of the squared error it has a tenth.
+    (gradient,) = torch.autograd.grad(decibels, decoded)
+    (plain,) = torch.autograd.grad(torch.nn.functional.mse_loss(decoded, pixels), decoded)
+    assert (gradient[1] / gradient[0]).mean() == pytest.approx(10, rel=0.01)
+    assert (plain[1] / plain[0]).mean() == pytest.approx(0.1)
+
+
+def test_the_decibels_of_the_error_are_part_of_the_loss(tmp_path: Path) -> None:
+    plain, weighted = micro_recipe(tmp_path), micro_recipe(tmp_path, decibel_weight=0.25)
+    without, _ = micro_module(plain).losses(batch_of(plain), step=0)
+    loss, terms = micro_module(weighted).losses(batch_of(weighted), step=0)
+    torch.testing.assert_close(loss - without, 0.25 * terms["decibels"])
+    assert terms["decibels"] > 1

@@ -119,6 +119,8 @@ class VAERecipe(Run):
         train_encoder: false trains the decoder alone, for a fixed latent space.
         latent_noise: largest standard deviation of the noise that the decoder learns to bear.
         squared_weight: of the mean squared error.
+        decibel_weight: of each clip's mean squared error in decibels: what counts is by which ratio it changes, so that
+            clips that come back well are made better too.
         kl_weight: of the posterior's KL divergence from the unit Gaussian.
         kl: that divergence is the sum over the latents of a sample, as the published trainers have it, or their mean.
         perceptual, discriminator: further errors.
@@ -133,6 +135,7 @@ class VAERecipe(Run):
     train_encoder: bool = True
     latent_noise: float = Field(default=0.0, ge=0)
     squared_weight: float = Field(default=0.0, ge=0)
+    decibel_weight: float = Field(default=0.0, ge=0)
     kl_weight: float = Field(default=1e-6, ge=0)
     kl: Literal["sum", "mean"] = "sum"
     perceptual: PerceptualOptions | None = None

@@ -19,6 +19,8 @@ from cogworks.models.vae_posterior import Posterior
 MAX_ADAPTIVE_WEIGHT = 1e4
 MIN_GRADIENT = 1e-4
 """Added to the norm that is divided by."""
+ERROR_FLOOR = 1e-5
+"""Squared error, of pixels in [-1, 1], below which a clip has come back: 56 dB of PSNR."""
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
@@ -43,6 +45,11 @@ def kl_divergence(posterior: Posterior, reduction: Literal["sum", "mean"]) -> Te
 def psnr(decoded: Tensor, pixels: Tensor) -> Tensor:
     """Mean over clips (B, 3, T, H, W) in [-1, 1] of the peak signal-to-noise ratio, in decibels; without gradient."""
     return 10 * torch.log10(4 / (decoded.detach() - pixels).square().mean((1, 2, 3, 4))).mean()
+
+
+def error_decibels(decoded: Tensor, pixels: Tensor) -> Tensor:
+    """Mean over clips (B, 3, T, H, W) in [-1, 1] of their squared errors, in decibels above `ERROR_FLOOR`; 0 for none."""
+    return 10 * torch.log10(1 + (decoded - pixels).square().mean((1, 2, 3, 4)) / ERROR_FLOOR).mean()
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from cogworks.training.vae.discriminator import Discriminator, judge, judge_both
 from cogworks.training.vae.linear_codec import LinearCodec
 from cogworks.training.vae.losses import (
     adaptive_weight,
+    error_decibels,
     hinge_discriminator,
     hinge_generator,
     kl_divergence,
@@ -129,6 +130,8 @@ class VAEModule(L.LightningModule):
         terms = {"absolute": (1.0, F.l1_loss(decoded, pixels))}
         if self.recipe.squared_weight > 0:
             terms["squared"] = (self.recipe.squared_weight, F.mse_loss(decoded, pixels))
+        if self.recipe.decibel_weight > 0:
+            terms["decibels"] = (self.recipe.decibel_weight, error_decibels(decoded, pixels))
         options = self.recipe.perceptual
         if options is not None:
             frames = [clip.transpose(1, 2) for clip in (decoded, pixels)]  # (B, T, 3, H, W)
