@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import cogworks
 from cogworks.config.recipe import load_recipe
@@ -14,6 +15,7 @@ from cogworks.models.vae import VAE
 from cogworks.training.run import train
 from cogworks.training.vae.linear_codec import LinearCodec
 from cogworks.training.watching.metrics_file import read_metrics
+from cogworks.weights.fingerprint import part_hash
 from cogworks.weights.load import load_vae, load_variant
 from cogworks.weights.source import resolve
 
@@ -53,15 +55,26 @@ def test_the_recipes_of_the_bundled_model_follow_one_another(tmp_path: Path) -> 
     codec = tmp_path / "vae" / "codec.safetensors"
     first = run("tiny-t2v", f"vae={vae}", f"codec={codec}", f"output={tmp_path / 't2v'}")
     decoder = run("tiny-vae-decoder", *SMALL_VAE, f"model={vae}", f"output={tmp_path / 'decoder'}")
-    before, after = load_model_vae(vae).state_dict(), load_model_vae(decoder).state_dict()
-    for name, tensor in before.items():
-        assert torch.equal(tensor, after[name]) == name.startswith("encoder."), name
-    words = (f"model={first}", f"vae={decoder}", f"prepared={tmp_path / 'prepared'}", "clips=4")
-    model = run("tiny-t2v-encoder", *words, f"output={tmp_path / 'refined'}")
+    joint = run("tiny-vae-joint", *SMALL_VAE, "codec.clips=4", f"model={decoder}", f"output={tmp_path / 'joint'}")
+    last = run("tiny-vae-last", *SMALL_VAE, f"model={joint}", f"output={tmp_path / 'last'}")
+    for earlier, later, frozen in ((vae, decoder, "encoder."), (decoder, joint, "nothing"), (joint, last, "encoder.")):
+        before, after = load_model_vae(earlier).state_dict(), load_model_vae(later).state_dict()
+        for name, tensor in before.items():
+            assert torch.equal(tensor, after[name]) == name.startswith(frozen), name
+    words = (f"prepared={tmp_path / 'prepared'}", "clips=4")
+    model = run("tiny-t2v-encoder", *words, f"model={first}", f"vae={last}", f"output={tmp_path / 'refined'}")
     video = cogworks.load(model).generate("a red circle moves right", seed=1, num_inference_steps=2, num_frames=9)
     assert video.frames.shape == (9, 64, 64, 3)
     kept = load_model_vae(model).state_dict()
     assert all(torch.equal(tensor, kept[name]) for name, tensor in after.items())
+
+    animated = run("tiny-i2v", *words, f"model={model}", f"output={tmp_path / 'animated'}")
+    image = Image.new("RGB", (64, 64), "navy")
+    pipeline = cogworks.load(animated)
+    video = pipeline.generate("a red circle grows", image=image, seed=1, num_inference_steps=2, num_frames=9)
+    assert (pipeline.variant.name, video.frames.shape) == ("tiny-i2v", (9, 64, 64, 3))
+    for part in ("vae", "text_encoder"):
+        assert part_hash(resolve(animated), part) == part_hash(resolve(model), part)  # one copy serves both
 
 
 def load_model_vae(folder: Path) -> VAE:
