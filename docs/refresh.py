@@ -6,6 +6,8 @@
 - the tables of recipe keys, between `<!-- recipe: CLASS -->` and `<!-- end -->`, from the classes (`recipe_tables.py`);
 - the tables of speed, between `<!-- speed: KIND -->` and `<!-- end -->`, from benchmarks/results (`speed_tables.py`);
   README.md has one too;
+- the tables of what a setting does, between `<!-- curve: KIND MODEL -->` and `<!-- end -->` (`curve_tables.py`);
+- the grid of animations of README.md, between `<!-- grid: MODEL -->` and `<!-- end -->` (`grid.py`);
 - docs/api.md, from docstrings (`api.py`).
 
 Tests compare all of it with what is committed.
@@ -23,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 sys.path.insert(0, str(Path(__file__).parent))
 
 import api
+import curve_tables
+import grid
 import plan_tables
 import recipe_tables
 import speed_tables
@@ -69,6 +73,8 @@ def with_tables(text: str) -> str:
             "plan": lambda name: plan_tables.TABLES[name](),
             "recipe": recipe_tables.table,
             "speed": speed_tables.table,
+            "curve": curve_tables.table,
+            "grid": grid.table,
         }
         lines = makers[match[2]](match[3])
         return match[1] + "\n".join(lines) + "\n<!-- end -->"

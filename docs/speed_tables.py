@@ -8,7 +8,7 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from results import RESULTS, Case, Kind, Result, file_name, newest
+from results import RESULTS, Case, Kind, Machine, Result, Versions, file_name, newest
 
 SUMMARY = "summary"  # of README.md
 _IN_SUMMARY: dict[str, tuple[str, ...]] = {  # cases of each kind, good or bad
@@ -41,7 +41,7 @@ def table(name: str, folder: Path = RESULTS) -> list[str]:
     rows = [[*_row(case), _difference(case), *([_notes(case)] if notes else [])] for case in result.cases]
     return [
         "",
-        *_lines(head, rows),
+        *lines_of(head, rows),
         "",
         f"{_measured(result)} [All figures](../benchmarks/results/{file_name(result)}).",
     ]
@@ -54,11 +54,25 @@ def _summary(found: list[Result]) -> list[str]:
     rows = [_row(case)[:-1] for case in shown]
     # One sentence for all results that were measured alike.
     measured = dict.fromkeys(_measured(result) for result in found)
-    return ["", *_lines(list(_TITLES[:-1]), rows), "", *measured]
+    return ["", *lines_of(list(_TITLES[:-1]), rows), "", *measured]
 
 
-def _lines(head: list[str], rows: list[list[str]]) -> list[str]:
+def lines_of(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A table in Markdown."""
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def machine_words(machine: Machine) -> str:
+    """What a machine is, with the units of its CPU that matter."""
+    has = [name for name, there in machine.flags.items() if there]
+    lacks = [name for name, there in machine.flags.items() if not there]
+    flags = ", ".join([*has, *(f"no {name}" for name in lacks)])
+    return f"{machine.gpu}; {machine.cpu}" if machine.gpu else f"{machine.cpu} ({flags})"
+
+
+def commit_words(versions: Versions) -> str:
+    """What was measured."""
+    return f"commit {versions.commit[:9]}{', and changes' if versions.changed else ''}"
 
 
 def _row(case: Case) -> list[str]:
@@ -110,15 +124,10 @@ def _notes(case: Case) -> str:
 
 def _measured(result: Result) -> str:
     """When, on what, with what."""
-    machine, versions = result.machine, result.versions
-    has = [name for name, there in machine.flags.items() if there]
-    lacks = [name for name, there in machine.flags.items() if not there]
-    flags = ", ".join([*has, *(f"no {name}" for name in lacks)])
+    versions = result.versions
     clock = "time of the process" if result.clock == "process" else "time on the wall"
     threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
-    where = f"{machine.gpu}; {machine.cpu}" if machine.gpu else f"{machine.cpu} ({flags})"
-    changed = ", and changes" if versions.changed else ""
     return (
-        f"Measured on {result.date:%Y-%m-%d}: {where}, {threads}, {clock}, {result.rounds} rounds; "
-        f"torch {versions.torch}, diffusers {versions.diffusers}, commit {versions.commit[:9]}{changed}."
+        f"Measured on {result.date:%Y-%m-%d}: {machine_words(result.machine)}, {threads}, {clock}, "
+        f"{result.rounds} rounds; torch {versions.torch}, diffusers {versions.diffusers}, {commit_words(versions)}."
     )

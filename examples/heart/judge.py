@@ -1,8 +1,9 @@
 """Has it learned hearts, and does it still know the rest? `python examples/heart/judge.py AFTER [--pictures FOLDER]`.
 
 AFTER is a LoRA file for the bundled model, or the folder of a fully fine-tuned one. Both models, before and after,
-make a video for each of 50 prompts that ask for hearts and 100 that ask for other objects; the oracle reads them. With
---pictures, a contact sheet and animations of what both made of every tenth heart prompt are written.
+make a video for each of 50 prompts that ask for hearts and the first 100 of those of `cogworks eval`, which ask for
+other objects; the oracle reads them. With --pictures, a contact sheet and animations of what both made of every tenth
+heart prompt are written.
 """
 
 from __future__ import annotations
@@ -10,17 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 import cogworks
-from cogworks.evaluation.prompts import evaluation_prompts, heart_prompts
-from cogworks.evaluation.shapes_eval import Generate
-from cogworks.evaluation.taught import FIRST_SEED, TaughtReport, mark
+from cogworks.evaluation.judging import Make, making
+from cogworks.evaluation.shapes.prompts import evaluation_prompts, heart_prompts
+from cogworks.evaluation.shapes.suite import caption_cases
+from cogworks.evaluation.shapes.taught import HEARTS, TaughtReport, mark
 from cogworks.video import Video, contact_sheet, resize_frames
 
 EVERY = 10  # of the heart prompts: pictures are not chosen by hand
@@ -33,7 +32,7 @@ def main() -> int:
     parser.add_argument("after", type=Path, help="a LoRA file, or the folder of a model")
     parser.add_argument("--model", default="tiny", help="what it was before")
     parser.add_argument("--hearts", type=int, help="how many of the 50 heart prompts, from the first")
-    parser.add_argument("--others", type=int, help="how many of the 100 other prompts, from the first")
+    parser.add_argument("--others", type=int, default=100, help="how many of the 200 other prompts, from the first")
     parser.add_argument("--steps", type=int, help="of the sampler")
     parser.add_argument("--batch", type=int, default=10, help="videos made at once")
     parser.add_argument("--pictures", type=Path, help="folder for the pictures")
@@ -48,37 +47,26 @@ def main() -> int:
     def tell(stage: str, done: int, total: int) -> None:
         print(f"{stage}: {done} of {total}", file=sys.stderr)
 
-    marks = [
-        mark(generator(pipeline, args.steps), **lists, batch=args.batch, on_progress=tell)
-        for pipeline in (before, after)
-    ]
-    report = TaughtReport(*marks)
+    models = [making(pipeline, num_inference_steps=args.steps) for pipeline in (before, after)]
+    report = TaughtReport(*(mark(make, **lists, batch=args.batch, on_progress=tell) for make in models))
     print(json.dumps(report.to_json(), indent=1) if args.json else report.table())
     if args.pictures is not None:
-        draw(args.pictures, [generator(before, args.steps), generator(after, args.steps)])
+        draw(args.pictures, models)
     return 0 if all(report.goals.values()) else 1
 
 
-def generator(pipeline: cogworks.Pipeline, steps: int | None) -> Generate:
-    def generate(prompts: list[str], seeds: list[int]) -> Sequence[NDArray[np.uint8]]:
-        return [video.frames for video in pipeline.generate(prompts, seed=seeds, num_inference_steps=steps)]
-
-    return generate
-
-
-def draw(folder: Path, generators: list[Generate]) -> None:
+def draw(folder: Path, models: list[Make]) -> None:
     """Two rows for each prompt, before and after; and each video as an animation."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = range(0, len(heart_prompts()), EVERY)
-    prompts, seeds = [heart_prompts()[line] for line in lines], [FIRST_SEED + line for line in lines]
-    made = [[Video(frames, 8) for frames in generate(prompts, seeds)] for generate in generators]
+    cases = caption_cases(heart_prompts(), HEARTS)[::EVERY]
+    made = [[Video(frames, 8) for frames in make(cases)] for make in models]
     rows = [video for pair in zip(*made, strict=True) for video in pair]
     Image.fromarray(contact_sheet(rows, columns=COLUMNS)).save(folder / "before-and-after.png")
-    for line, pair in zip(lines, zip(*made, strict=True), strict=True):
+    for case, pair in zip(cases, zip(*made, strict=True), strict=True):
         for name, video in zip(("before", "after"), pair, strict=True):
             large = resize_frames(video.frames, ENLARGE * video.height, ENLARGE * video.width)
-            Video(large, video.fps).save(folder / f"heart-{line + 1}-{name}.gif")
-    print(f"pictures of: {'; '.join(prompts)}", file=sys.stderr)
+            Video(large, video.fps).save(folder / f"heart-{case.number}-{name}.gif")
+    print(f"pictures of: {'; '.join(case.prompt for case in cases)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

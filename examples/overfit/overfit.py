@@ -21,7 +21,7 @@ from cogworks.config.recipe import load_recipe
 from cogworks.config.training_data import ClipsData
 from cogworks.data.clips import find_clips
 from cogworks.data.views import read_view
-from cogworks.evaluation.metrics import psnr
+from cogworks.evaluation.figures.metrics import psnr
 from cogworks.training.run import train
 from cogworks.video.frames import to_frames, to_pixels
 

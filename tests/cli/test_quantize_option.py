@@ -151,7 +151,7 @@ def test_eval_judges_it_in_8_bits(run: Run, model: str) -> None:
 def test_the_distance_of_equal_results_is_none() -> None:
     import torch
 
-    from cogworks.evaluation.distance import Distance
+    from cogworks.evaluation.figures.distance import Distance
 
     frames = np.zeros((2, 4, 4, 3), np.uint8)
     latents = torch.ones(1, 2, 2, 2, 2)

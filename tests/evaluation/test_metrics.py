@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from cogworks.evaluation.metrics import psnr, ssim, wilson_interval
+from cogworks.evaluation.figures.metrics import psnr, ssim, wilson_interval
 
 
 def noise(seed: int = 0, shape: tuple[int, ...] = (3, 24, 20, 3)) -> np.ndarray:

@@ -23,7 +23,7 @@ from cogworks.data.shapes import (
     render_scene,
 )
 from cogworks.errors import VideoError
-from cogworks.evaluation.oracle import ObjectReading, Reading, read, read_objects
+from cogworks.evaluation.shapes.oracle import ObjectReading, Reading, read, read_objects
 from cogworks.video import Video, read_video, write_video
 
 Degrade = Callable[[np.ndarray], np.ndarray]

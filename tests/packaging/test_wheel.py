@@ -61,7 +61,7 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert {
         "cogworks/assets/tiny/model_index.json",
-        "cogworks/assets/eval_shapes_100.txt",
+        "cogworks/assets/eval_shapes_200.txt",
         "cogworks/py.typed",
     } <= names
     assert {"cogworks/assets/tiny/transformer/diffusion_pytorch_model.safetensors"} <= names

@@ -16,7 +16,7 @@ from cogworks.errors import CogworksError, JobsFailedError, RequestError
 from cogworks.video import check_output, read_metadata
 
 if TYPE_CHECKING:
-    from cogworks.evaluation.distance import Distance
+    from cogworks.evaluation.figures.distance import Distance
     from cogworks.pipelines.job import Delivery, Made, Workshop
 
 
@@ -126,7 +126,7 @@ def _run(
 
 def _compare_exact(made: Made, workshop: Workshop, display: ProgressDisplay, *, as_json: bool) -> Distance:
     """How far a result is from the exact one. Where that cannot be made, the result is reported without."""
-    from cogworks.evaluation.distance import Distance
+    from cogworks.evaluation.figures.distance import Distance
     from cogworks.pipelines.job import Workshop
 
     say("the same without quantization")

@@ -45,6 +45,21 @@ def read_jobs(path: Path, defaults: Mapping[str, Any]) -> list[JobLine]:
     Raises:
         RequestError: no such file, an unknown ending, not text, or no job in it.
     """
+    lines = [_job(path, number, found, defaults) for number, found in read_rows(path)]
+    if not lines:
+        raise RequestError(f"{path} holds no job: write a prompt a line")
+    return lines
+
+
+def read_rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
+    """Numbers of the lines of a list that say something, from 1, and what they hold: keys and values, or why not.
+
+    Args:
+        path: .txt, .jsonl or .csv, as in `read_jobs`.
+
+    Raises:
+        RequestError: no such file, an unknown ending, or not text.
+    """
     if path.suffix.lower() not in ENDINGS:
         raise RequestError(f"{path}: a list of jobs ends in {', '.join(ENDINGS)}")
     if not path.is_file():  # a device would be read without end
@@ -53,10 +68,7 @@ def read_jobs(path: Path, defaults: Mapping[str, Any]) -> list[JobLine]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise RequestError(f"{path} is not text in UTF-8; save it as such") from None
-    lines = [_job(path, number, found, defaults) for number, found in _rows(path, text)]
-    if not lines:
-        raise RequestError(f"{path} holds no job: write a prompt a line")
-    return lines
+    return list(_rows(path, text))
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:

@@ -19,6 +19,7 @@ Two objects are smaller and each keeps to its own half for the first two seconds
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -57,6 +58,7 @@ __all__ = [
     "canonical_caption",
     "distinguishable",
     "draw_scene",
+    "draw_triples",
     "held_out_triples",
     "placement",
     "render",
@@ -138,22 +140,26 @@ def draw_scene(
     Raises:
         ValueError: unknown `split`, `num_objects` or `shape`.
     """
-    if split not in ("train", "held_out", "any") or num_objects not in (None, 1, 2):
-        raise ValueError(
-            f"split must be train, held_out or any and num_objects 1, 2 or None, got {split!r} and {num_objects!r}"
-        )
-    if shape not in (None, *ALL_SHAPES):
-        raise ValueError(f"shape must be one of {', '.join(ALL_SHAPES)}, or None for any, got {shape!r}")
-    asked = () if shape is None else (shape,)
-    rng = np.random.default_rng(derive_seed("shapes", seed, index, split, num_objects or 0, *asked))
-    if num_objects is None:
-        num_objects = 2 if rng.random() < two_objects else 1
-    triples = _draw_triples(rng, split, num_objects, shape)
-    objects = (_place_one(rng, triples[0]),) if num_objects == 1 else _place_two(rng, triples)
+    rng, triples = _begin(seed, index, split, num_objects, two_objects, shape)
+    objects = (_place_one(rng, triples[0]),) if len(triples) == 1 else _place_two(rng, triples)
     background = str(rng.choice(backgrounds_for(*(triple[1] for triple in triples))))
-    says_size = num_objects == 1 and rng.random() < SIZE_WORD_PROBABILITY
+    says_size = len(objects) == 1 and rng.random() < SIZE_WORD_PROBABILITY
     words = [ObjectWords(*item.triple, size=item.size if says_size else None) for item in objects]
     return Scene(objects, background, write_caption(words, background, int(rng.integers(len(TEMPLATES)))))
+
+
+def draw_triples(
+    seed: int,
+    index: int,
+    *,
+    split: Split = "train",
+    num_objects: int | None = None,
+    two_objects: float = TWO_OBJECTS_PROBABILITY,
+    shape: str | None = None,
+) -> tuple[Triple, ...]:
+    """The triples of the scene that `draw_scene` gives, in the order of its objects, in a third of the time."""
+    _, triples = _begin(seed, index, split, num_objects, two_objects, shape)
+    return tuple(triples)
 
 
 def render_scene(scene: Scene, height: int, width: int, num_frames: int, fps: float) -> NDArray[np.uint8]:
@@ -222,6 +228,24 @@ def placement(
     return x * scale + width / 2, y * scale + height / 2, item.radius * _growth(item.motion, seconds) * scale
 
 
+def _begin(
+    seed: int, index: int, split: Split, num_objects: int | None, two_objects: float, shape: str | None
+) -> tuple[np.random.Generator, list[Triple]]:
+    """What a scene shows, and the numbers that its places are drawn from."""
+    if split not in ("train", "held_out", "any") or num_objects not in (None, 1, 2):
+        raise ValueError(
+            f"split must be train, held_out or any and num_objects 1, 2 or None, got {split!r} and {num_objects!r}"
+        )
+    if shape not in (None, *ALL_SHAPES):
+        raise ValueError(f"shape must be one of {', '.join(ALL_SHAPES)}, or None for any, got {shape!r}")
+    asked = () if shape is None else (shape,)
+    rng = np.random.default_rng(derive_seed("shapes", seed, index, split, num_objects or 0, *asked))
+    if num_objects is None:
+        num_objects = 2 if rng.random() < two_objects else 1
+    return rng, _draw_triples(rng, split, num_objects, shape)
+
+
+@cache
 def _triples_for(split: Split, shape: str | None) -> tuple[Triple, ...]:
     train, held_out, both = train_triples(), tuple(sorted(held_out_triples())), all_triples()
     if shape in NOVEL_SHAPES:

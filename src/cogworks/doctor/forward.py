@@ -18,7 +18,7 @@ from cogworks.data.shapes import Scene, SceneObject, render_scene
 from cogworks.doctor.findings import Finding, in_bytes
 from cogworks.doctor.hardware import free_memory, quiet_compute_dtype
 from cogworks.errors import CogworksError
-from cogworks.evaluation.metrics import psnr
+from cogworks.evaluation.figures.metrics import psnr
 from cogworks.models.vae import VAE
 from cogworks.nn.embeddings import LearnedPositions
 from cogworks.rng import generator_for

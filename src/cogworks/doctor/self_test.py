@@ -37,7 +37,7 @@ def run_self_test() -> list[Finding]:
 
 
 def _generate() -> tuple[list[Finding], Video | None]:
-    from cogworks.evaluation.oracle import read
+    from cogworks.evaluation.shapes.oracle import read
     from cogworks.pipelines.load import load
     from cogworks.video import Video
 
@@ -56,7 +56,7 @@ def _generate() -> tuple[list[Finding], Video | None]:
 
 
 def _write_and_read(video: Video) -> Finding:
-    from cogworks.evaluation.metrics import psnr
+    from cogworks.evaluation.figures.metrics import psnr
     from cogworks.video import read_video
 
     with tempfile.TemporaryDirectory() as folder:

@@ -48,7 +48,7 @@ def psnr(decoded: Tensor, pixels: Tensor) -> Tensor:
 
 
 def error_decibels(decoded: Tensor, pixels: Tensor) -> Tensor:
-    """Mean over clips (B, 3, T, H, W) in [-1, 1] of their squared errors, in decibels above `ERROR_FLOOR`; 0 for none."""
+    """Mean over clips (B, 3, T, H, W) in [-1, 1] of the squared error, in decibels above `ERROR_FLOOR`; 0 for none."""
     return 10 * torch.log10(1 + (decoded - pixels).square().mean((1, 2, 3, 4)) / ERROR_FLOOR).mean()
 
 

@@ -26,7 +26,8 @@ from cogworks.config.training import Run, SampleOptions
 from cogworks.config.training_data import Bucket
 from cogworks.data.captions import parse_caption
 from cogworks.errors import RecipeError
-from cogworks.evaluation.shapes_eval import ATTRIBUTES, evaluate_shapes
+from cogworks.evaluation.reports.report import GroupReport
+from cogworks.evaluation.shapes.suite import ONE_OBJECT, caption_cases, judge
 from cogworks.pipelines.generate import Pipeline
 from cogworks.pipelines.geometry import geometry
 from cogworks.training.clips.batches import Batch
@@ -181,10 +182,10 @@ def sample_figures(prompts: Sequence[str], videos: Sequence[Frames]) -> dict[str
     readable = [index for index, prompt in enumerate(prompts) if _names_one_object(prompt)]
     if not readable:
         return {}
-    chosen = [prompts[index] for index in readable]
-    report = evaluate_shapes(lambda some, seeds: [videos[index] for index in readable], chosen, batch=len(chosen))
-    figures = {f"samples/{name}": report.accuracy(name).value for name in ATTRIBUTES}
-    return figures | {"samples/all_four": report.all_four.value}
+    cases = caption_cases([prompts[index] for index in readable], ONE_OBJECT)
+    outcomes = [judge(case, videos[index]) for case, index in zip(cases, readable, strict=True)]
+    shares = GroupReport.of(outcomes).shares
+    return {f"samples/{name.replace(' ', '_')}": share.value for name, share in shares.items()}
 
 
 def show_video(logger: TensorBoardLogger, name: str, frames: Frames, fps: float, step: int) -> None:
