@@ -8,10 +8,17 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
 CURVES = {
-    "vae": (("tiny-vae", "psnr"), ("tiny-vae-decoder", "psnr")),
-    "transformer": (("tiny-t2v", "loss/quarter_3"), ("tiny-t2v-encoder", "loss/quarter_3")),
+    "vae": tuple((f"tiny-vae{stage}", "psnr") for stage in ("", "-decoder", "-joint", "-last")),
+    "transformer": (
+        *((f"tiny-t2v{stage}", "loss/quarter_3") for stage in ("", "-encoder", "-long")),
+        *((name, "loss/band_3") for name in ("tiny-t2v-two", "tiny-t2v-last", "tiny-i2v")),
+    ),
 }
-LABELS = {"psnr": "PSNR of a training batch, dB", "loss/quarter_3": "v-loss, noisiest quarter of the timesteps"}
+LABELS = {
+    "psnr": "PSNR of a training batch, dB",
+    "loss/quarter_3": "v-loss, noisiest quarter of the timesteps",
+    "loss/band_3": "v-loss, noisiest quarter of the timesteps",
+}
 
 
 def curves() -> None:
