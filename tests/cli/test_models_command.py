@@ -47,7 +47,7 @@ def test_list_names_every_model(run: Run) -> None:
     assert header.split() == ["NAME", "FROM", "MAKES", "WEIGHTS", "HERE"]
     assert [line.split()[0] for line in lines] == list(VARIANTS)
     assert re.search(r"THUDM/CogVideoX-2b +no$", lines[0])
-    assert re.search(r"bundled +\d+(\.\d)? MB$", lines[-1])
+    assert re.search(r"bundled +\d+(\.\d+)? MB$", lines[-1])
     assert "49 frames of 720x480, 8 a second" in lines[0]
 
 

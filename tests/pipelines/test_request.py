@@ -14,7 +14,7 @@ from cogworks.pipelines.request import check_source
     [
         ("cogvideox-5b", "cogvideox-5b-i2v begins from one"),
         ("cogvideox1.5-5b", "cogvideox1.5-5b-i2v begins from one"),
-        ("cogvideox-2b", "cogvideox-5b-i2v and cogvideox1.5-5b-i2v begin from one"),
+        ("cogvideox-2b", "cogvideox-5b-i2v, cogvideox1.5-5b-i2v and tiny-i2v begin from one"),
     ],
 )
 def test_an_image_for_a_text_to_video_model_names_the_right_one(name: str, other: str) -> None:

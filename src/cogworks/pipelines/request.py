@@ -88,7 +88,7 @@ def _counterparts(variant: Variant) -> str:
     own = variant.name.removesuffix("-i2v") if variant.takes_image else f"{variant.name}-i2v"
     others = [other.name for other in VARIANTS.values() if other.takes_image != variant.takes_image]
     found = [own] if own in others else others
-    return f"{' and '.join(found)} {'begins' if len(found) == 1 else 'begin'}"
+    return f"{found[0]} begins" if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]} begin"
 
 
 def check_output(output_type: str, fps: float | None) -> None:

@@ -28,8 +28,8 @@ def taking_image(variant: Variant) -> Variant:
     transformer = variant.transformer
     wider = replace(transformer, in_channels=transformer.in_channels + transformer.out_channels)
     known = known_variant(wider, variant.vae, variant.schedule)
-    name = f"{variant.name}-with-image" if known is None else known.name
-    return replace(variant, name=name, hub_id=None, transformer=wider)
+    row = replace(variant, name=f"{variant.name}-with-image") if known is None else known
+    return replace(row, hub_id=None, transformer=wider, text_encoder=variant.text_encoder)
 
 
 def with_image_input(transformer: Transformer, variant: Variant) -> Transformer:
