@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 from cogworks.config.recipe import parse_recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import DataError
-from cogworks.training.clips.batches import PixelBatch, ShapesBatches, shapes_clip, to_batch
+from cogworks.training.clips.batches import PixelBatch, ShapesBatches, to_batch
 from cogworks.training.clips.prepared import open_batches
 from cogworks.training.clips.read import EXTENTS, ClipsBatches
+from cogworks.training.clips.shapes_clips import shapes_clip
 from cogworks.training.clips.sources import FilesSource
 from helpers.little_clips import save_clip
 

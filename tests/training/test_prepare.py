@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 from cogworks.config.recipe import parse_recipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import DataError, RecipeError, RequestError, RunError
-from cogworks.training.clips.batches import shapes_clip, to_batch
+from cogworks.training.clips.batches import to_batch
 from cogworks.training.clips.prepare import Prepared, prepare
 from cogworks.training.clips.prepare_work import is_whole
 from cogworks.training.clips.prepared import PreparedFolder, prepared_folder
+from cogworks.training.clips.shapes_clips import shapes_clip
 from cogworks.training.transformer.start import find_parts
 from cogworks.weights.load import load_text_encoder, load_tokenizer, load_vae, load_variant
 from cogworks.weights.source import resolve

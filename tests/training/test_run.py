@@ -41,6 +41,7 @@ def made_up_codec(path: Path) -> Path:
 def test_the_transformer_recipe_gives_the_losses_it_gave(tmp_path: Path) -> None:
     codec = made_up_codec(tmp_path / "codec.safetensors")
     words = [*SHORT, "steps=3", f"output={tmp_path / 'run'}", f"codec={codec}", f"vae={tmp_path / 'none'}"]
+    words += ["text_encoder=null", "train_text_encoder=true"]  # as it was when the losses were recorded
     train(load_recipe(FOLDER / "tiny-t2v.yaml", words))
     losses = [row["loss"] for row in read_metrics(tmp_path / "run" / "metrics.csv")]
     assert losses == pytest.approx(RECORDED, rel=1e-5)
@@ -51,9 +52,10 @@ def test_the_recipes_of_the_bundled_model_follow_one_another(tmp_path: Path) -> 
     def run(recipe: str, *words: str) -> Path:
         return train(load_recipe(FOLDER / f"{recipe}.yaml", [*SHORT, "steps=3", *words]))
 
+    text = run("tiny-text-encoder", f"output={tmp_path / 'text'}")
     vae = run("tiny-vae", *SMALL_VAE, "codec.clips=4", f"output={tmp_path / 'vae'}")
     codec = tmp_path / "vae" / "codec.safetensors"
-    first = run("tiny-t2v", f"vae={vae}", f"codec={codec}", f"output={tmp_path / 't2v'}")
+    first = run("tiny-t2v", f"vae={vae}", f"codec={codec}", f"text_encoder={text}", f"output={tmp_path / 't2v'}")
     decoder = run("tiny-vae-decoder", *SMALL_VAE, f"model={vae}", f"output={tmp_path / 'decoder'}")
     joint = run("tiny-vae-joint", *SMALL_VAE, "codec.clips=4", f"model={decoder}", f"output={tmp_path / 'joint'}")
     last = run("tiny-vae-last", *SMALL_VAE, f"model={joint}", f"output={tmp_path / 'last'}")
@@ -73,6 +75,7 @@ def test_the_recipes_of_the_bundled_model_follow_one_another(tmp_path: Path) -> 
     pipeline = cogworks.load(animated)
     video = pipeline.generate("a red circle grows", image=image, seed=1, num_inference_steps=2, num_frames=9)
     assert (pipeline.variant.name, video.frames.shape) == ("tiny-i2v", (9, 64, 64, 3))
+    assert part_hash(resolve(animated), "text_encoder") == part_hash(resolve(text), "text_encoder")
     for part in ("vae", "text_encoder"):
         assert part_hash(resolve(animated), part) == part_hash(resolve(model), part)  # one copy serves both
 
@@ -90,10 +93,11 @@ def load_model_vae(folder: Path) -> VAE:
         ("variant=small", "no variant named 'small'"),
         ("vae=null", "from nothing, name under vae the model whose VAE makes the latents"),
         ("model=tiny", "either the model to begin with or the variant"),
-        ("train_text_encoder=false", "from nothing the text encoder is either trained along"),
+        ("text_encoder=null", "from nothing the text encoder is either trained along"),
     ],
 )
 def test_what_a_run_lacks_is_one_sentence(tmp_path: Path, words: str, message: str) -> None:
+    short = [*SHORT, f"output={tmp_path / 'run'}", "vae=tiny", "text_encoder=tiny"]
     with pytest.raises(CogworksError) as caught:
-        train(load_recipe(FOLDER / "tiny-t2v.yaml", [*SHORT, f"output={tmp_path / 'run'}", "vae=tiny", *words.split()]))
+        train(load_recipe(FOLDER / "tiny-t2v.yaml", [*short, *words.split()]))
     assert message in str(caught.value)

@@ -8,14 +8,19 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from cogworks.config.text_encoder_recipe import TextEncoderRecipe
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.config.vae_recipe import VAERecipe
 from cogworks.config.validation import explain
 from cogworks.errors import RecipeError
 
-Recipe = VAERecipe | TransformerRecipe
+Recipe = TextEncoderRecipe | VAERecipe | TransformerRecipe
 
-_KINDS: dict[str, type[VAERecipe] | type[TransformerRecipe]] = {"vae": VAERecipe, "transformer": TransformerRecipe}
+_KINDS: dict[str, type[Recipe]] = {
+    "text_encoder": TextEncoderRecipe,
+    "vae": VAERecipe,
+    "transformer": TransformerRecipe,
+}
 
 
 def load_recipe(path: Path, overrides: list[str]) -> Recipe:

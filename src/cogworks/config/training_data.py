@@ -23,6 +23,9 @@ class ShapesData(Strict):
 
     Attributes:
         two_objects: share of clips that show two objects.
+        vague_captions: share of captions that leave shape, colour or background unsaid (`data.vague_captions`).
+        pictures: share of clips that show moving pictures of no world in place of objects (`data.pictures`); a
+            caption names their motion and nothing that can be seen in them.
     """
 
     kind: Literal["shapes"] = "shapes"
@@ -31,6 +34,8 @@ class ShapesData(Strict):
     frames: int = Field(default=17, gt=0)
     fps: float = Field(default=8.0, gt=0)
     two_objects: float = Field(default=0.15, ge=0, le=1)
+    vague_captions: float = Field(default=0.0, ge=0, le=1)
+    pictures: float = Field(default=0.0, ge=0, le=1)
 
 
 class ClipsData(Strict):

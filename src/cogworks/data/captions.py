@@ -49,10 +49,10 @@ TEMPLATES: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class ObjectWords:
-    """What a caption says of one object; `size` is "small", "large" or None when left unsaid."""
+    """What a caption says of one object; `size` is "small" or "large"; it and `colour` are None when left unsaid."""
 
     shape: str
-    colour: str
+    colour: str | None
     motion: str
     size: str | None = None
 
@@ -65,12 +65,12 @@ class CaptionFacts:
     background: str
 
 
-def write_caption(objects: Sequence[ObjectWords], background: str, template: int = 0) -> str:
-    """The caption of `objects` on `background` in one of the `TEMPLATES`; several objects are joined with "and"."""
+def write_caption(objects: Sequence[ObjectWords], background: str, template: str = TEMPLATES[0]) -> str:
+    """The caption of `objects` on `background` in a form like those in `TEMPLATES`; objects are joined with "and"."""
     verbs = " and ".join(f"{_noun(words)} {_VERB[words.motion]}" for words in objects)
     participles = " and ".join(f"{_noun(words)} {_PARTICIPLE[words.motion]}" for words in objects)
     relatives = " and ".join(f"{_noun(words)} that {_VERB[words.motion]}" for words in objects)
-    return TEMPLATES[template].format(verbs=verbs, participles=participles, relatives=relatives, background=background)
+    return template.format(verbs=verbs, participles=participles, relatives=relatives, background=background)
 
 
 def canonical_caption(shape: str, colour: str, motion: str, background: str) -> str:
@@ -102,6 +102,27 @@ def parse_caption(caption: str) -> CaptionFacts:
     return CaptionFacts(tuple(ObjectWords(*facts) for facts in objects), backgrounds[0])
 
 
+def word_owners(caption: str, objects: Sequence[ObjectWords]) -> list[int | None]:
+    """For each word of a caption that `write_caption` made: the number of the object it speaks of, None if of none.
+
+    Raises:
+        ValueError: the caption does not speak of these objects in this order.
+    """
+    words = [word.rstrip(",") for word in caption.split()]
+    owners: list[int | None] = [None] * len(words)
+    at = 0
+    for number, item in enumerate(objects):
+        noun = _noun(item).split()
+        while words[at : at + len(noun)] != noun:
+            at += 1
+            if at >= len(words):
+                raise ValueError(f"{caption!r} does not speak of {' '.join(noun)!r} where object {number} is due")
+        last = next(i for i in range(at, len(words)) if _MOTION_OF_WORD.get(words[i]) == item.motion)
+        owners[at : last + 1] = [number] * (last + 1 - at)
+        at = last + 1
+    return owners
+
+
 def _noun(words: ObjectWords) -> str:
-    adjectives = f"{words.size} {words.colour}" if words.size else words.colour
-    return f"{'an' if adjectives[0] in 'aeiou' else 'a'} {adjectives} {words.shape}"
+    noun = " ".join(word for word in (words.size, words.colour, words.shape) if word)
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

@@ -145,7 +145,7 @@ def draw_scene(
     background = str(rng.choice(backgrounds_for(*(triple[1] for triple in triples))))
     says_size = len(objects) == 1 and rng.random() < SIZE_WORD_PROBABILITY
     words = [ObjectWords(*item.triple, size=item.size if says_size else None) for item in objects]
-    return Scene(objects, background, write_caption(words, background, int(rng.integers(len(TEMPLATES)))))
+    return Scene(objects, background, write_caption(words, background, TEMPLATES[rng.integers(len(TEMPLATES))]))
 
 
 def draw_triples(

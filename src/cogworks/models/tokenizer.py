@@ -11,6 +11,7 @@ Source: T5, arXiv:1910.10683; docs/parity.md#tokens lists where transformers dif
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import sentencepiece
@@ -68,6 +69,11 @@ class Tokenizer:
             kept = [*self._pieces.encode_as_ids(_encodable(prompt))[: max_tokens - 1], END_ID]
             row[: len(kept)] = torch.tensor(kept)
         return ids
+
+    def words(self, prompt: str) -> list[int]:
+        """For each piece of `prompt`, the number of the word that it is of; words are what spaces part."""
+        starts = (piece.startswith(_SPACE) for piece in self._pieces.encode_as_pieces(_encodable(prompt)))
+        return [number - 1 for number in accumulate(starts, initial=0)][1:]
 
     def truncated(self, prompt: str, max_tokens: int) -> str | None:
         """The end of `prompt` that `encode` cuts off, as sentencepiece reads it, or None if all of it fits."""

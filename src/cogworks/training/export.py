@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cogworks.config.recipe import Recipe
 from cogworks.extensions.lora import lora_pairs
 from cogworks.training.safety.checkpoints import read_checkpoint
+from cogworks.training.text_encoder.module import TextEncoderModule
 from cogworks.training.transformer.module import LORA_NAME, TransformerModule
 from cogworks.training.vae.module import VAEModule
 from cogworks.weights.components import empty_text_encoder, empty_vae, open_text_encoder, open_vae
@@ -21,10 +22,11 @@ from cogworks.weights.save import Content, write_diffusers
 from cogworks.weights.storage import replacing_folder
 
 MODEL = "model"
+TrainingModule = TextEncoderModule | VAEModule | TransformerModule
 LORA = "lora/pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 
 
-def export(recipe: Recipe, module: VAEModule | TransformerModule, checkpoint: Path) -> Path:
+def export(recipe: Recipe, module: TrainingModule, checkpoint: Path) -> Path:
     """Write what a checkpoint has learned into the run's folder, in place of what an earlier export left there.
 
     Args:
@@ -41,6 +43,8 @@ def export(recipe: Recipe, module: VAEModule | TransformerModule, checkpoint: Pa
     folder = recipe.output / MODEL
     if isinstance(module, VAEModule):
         content = Content(module.variant, vae=_state(module.vae, dtype))
+    elif isinstance(module, TextEncoderModule):
+        content = Content(module.variant, text_encoder=_state(module.text_encoder, dtype), tokenizer=module.tokenizer)
     elif module.recipe.lora is None:
         content = _content(module, dtype)
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cogworks.config.recipe import Recipe
+from cogworks.config.text_encoder_recipe import TextEncoderRecipe
 from cogworks.config.training import Run
 from cogworks.config.vae_recipe import VAERecipe
 from cogworks.errors import RunError
@@ -24,11 +26,12 @@ from cogworks.training.callbacks import build_callbacks
 from cogworks.training.clips.data_module import RunData
 from cogworks.training.clips.prepare import make_ready
 from cogworks.training.clips.prepared import open_batches
-from cogworks.training.export import export
+from cogworks.training.export import TrainingModule, export
 from cogworks.training.safety.changes import check_recipe
 from cogworks.training.safety.checkpoints import SafeCheckpoints, last_good_checkpoint, read_checkpoint, set_back
 from cogworks.training.safety.replicas import Replicas, replica
 from cogworks.training.safety.sentinel import RolledBack
+from cogworks.training.text_encoder.module import TextEncoderModule, open_captions
 from cogworks.training.transformer.module import TransformerModule
 from cogworks.training.transformer.start import build_model
 from cogworks.training.vae.module import VAEModule
@@ -43,7 +46,7 @@ class PreparedRun:
     """All that a recipe needs, built."""
 
     recipe: Recipe
-    module: VAEModule | TransformerModule
+    module: TrainingModule
     data: RunData
 
 
@@ -96,12 +99,15 @@ def export_checkpoint(recipe: Recipe, checkpoint: Path) -> Path:
 
 def prepare_run(recipe: Recipe) -> PreparedRun:
     """Build module and data of a recipe, without reading a clip."""
-    data = RunData(lambda replica, replicas: open_batches(recipe, replica, replicas), recipe.data_workers)
-    return PreparedRun(recipe, build_module(recipe), data)
+    module = build_module(recipe)
+    opened = partial(open_captions, module) if isinstance(module, TextEncoderModule) else partial(open_batches, recipe)
+    return PreparedRun(recipe, module, RunData(opened, recipe.data_workers))
 
 
-def build_module(recipe: Recipe) -> VAEModule | TransformerModule:
+def build_module(recipe: Recipe) -> TrainingModule:
     """What trains: the networks that a recipe begins with, and how they learn."""
+    if isinstance(recipe, TextEncoderRecipe):
+        return TextEncoderModule(recipe)
     return VAEModule(recipe) if isinstance(recipe, VAERecipe) else TransformerModule(recipe, build_model(recipe))
 
 

@@ -103,7 +103,7 @@ def _go_round(triples: Sequence[Triple], number: int) -> list[str]:
         used[background] += 1
         seen[triple, background] += 1
         size = (None, None, "small", None, None, "large")[index % 6]
-        prompts.append(write_caption([ObjectWords(*triple, size)], background, index % len(TEMPLATES)))
+        prompts.append(write_caption([ObjectWords(*triple, size)], background, TEMPLATES[index % len(TEMPLATES)]))
     return prompts
 
 
@@ -124,7 +124,7 @@ def _pairs(firsts: Sequence[Triple], seconds: Sequence[Triple], number: int) -> 
         background = min(backgrounds_for(first[1], second[1]), key=lambda name: (used[name], _turn(name, index)))
         used[background] += 1
         objects = [ObjectWords(*triple) for triple in ((first, second), (second, first))[index % 2]]
-        prompts.append(write_caption(objects, background, index % len(TEMPLATES)))
+        prompts.append(write_caption(objects, background, TEMPLATES[index % len(TEMPLATES)]))
     return prompts
 
 

@@ -87,7 +87,7 @@ def _matched(asked: CaptionFacts, seen: Sequence[ObjectReading]) -> list[tuple[O
     """
     if len(asked.objects) == 1:
         return [(asked.objects[0], seen[0])]
-    by_colour = {item.colour: item for item in seen if item.colour is not None}
+    by_colour: dict[str | None, ObjectReading] = {item.colour: item for item in seen if item.colour is not None}
     wanted = {words.colour for words in asked.objects}
     instead = [colour for colour in by_colour if colour not in wanted]
     return [

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cogworks.config.training_data import ShapesData
-from cogworks.data.shapes import render
+from cogworks.training.clips.shapes_clips import shapes_clip
 
 
 class PixelBatch(NamedTuple):
@@ -56,7 +56,29 @@ class LatentBatch(NamedTuple):
     images: Tensor | None = None
 
 
-Batch = PixelBatch | LatentBatch
+class CaptionBatch(NamedTuple):
+    """Captions whose facts are known.
+
+    Attributes:
+        ids: (B, M) int64 tokens.
+        facts: (B, M, F) int64, what each token tells (`text_encoder.facts.FACTS`).
+        number: of the batch in the run.
+    """
+
+    ids: Tensor
+    facts: Tensor
+    number: int
+
+
+ClipBatch = PixelBatch | LatentBatch
+Batch = ClipBatch | CaptionBatch
+
+
+def batch_size(batch: Batch) -> int:
+    """How many samples a batch has."""
+    if isinstance(batch, CaptionBatch):
+        return len(batch.ids)
+    return len(batch.latents if isinstance(batch, LatentBatch) else batch.pixels)
 
 
 class Batches(Protocol):
@@ -88,11 +110,6 @@ class ShapesBatches:
 
     def fingerprint(self) -> str:
         return self.data.model_dump_json()
-
-
-def shapes_clip(data: ShapesData, index: int) -> tuple[NDArray[np.uint8], str]:
-    """Frames (T, H, W, 3) and caption of training scene number `index`."""
-    return render(data.seed, index, data.size, data.frames, data.fps, split="train", two_objects=data.two_objects)
 
 
 def to_batch(clips: list[NDArray[np.uint8]]) -> Tensor:

@@ -17,10 +17,9 @@ from cogworks.config.recipe import Recipe
 from cogworks.config.training_data import Bucket, ClipsData, ShapesData
 from cogworks.data.buckets import choose_bucket, why_no_bucket
 from cogworks.data.clips import Clip, ClipFault, find_clips
-from cogworks.data.shapes import draw_scene
 from cogworks.data.views import read_image_view, read_view
 from cogworks.errors import DataError
-from cogworks.training.clips.batches import shapes_clip
+from cogworks.training.clips.shapes_clips import shapes_caption, shapes_clip
 from cogworks.video.chosen import Extent
 
 Frames = NDArray[np.uint8]
@@ -75,14 +74,14 @@ class ShapesSource:
         return f"shapes/{self.data.seed}/{index}"
 
     def caption(self, index: int) -> str:
-        return draw_scene(self.data.seed, index, split="train", two_objects=self.data.two_objects).caption
+        return shapes_caption(self.data, index)
 
     def stamp(self, index: int) -> str:
         return self.content(index)
 
     def content(self, index: int) -> str:
         data = self.data
-        return hash_of("shapes", data.seed, index, data.size, data.frames, data.fps, data.two_objects)
+        return hash_of("shapes", data.seed, index, data.size, data.frames, data.fps, data.two_objects, data.pictures)
 
     def extent(self, index: int) -> Extent:
         return Extent(self.data.frames, self.data.size, self.data.size, self.data.fps)

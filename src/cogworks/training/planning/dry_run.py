@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 
 from cogworks.config.recipe import Recipe
-from cogworks.training.clips.batches import Batch
+from cogworks.training.clips.batches import Batch, CaptionBatch
 from cogworks.training.clips.prepare import make_ready
 from cogworks.training.optim import warm_average
 from cogworks.training.run import PreparedRun, prepare_run, trainer_options
@@ -106,6 +106,7 @@ class _Steps(Callback):
         if pl_module.device.type == "cuda":
             self.allocated = torch.cuda.max_memory_reserved(pl_module.device)
         if isinstance(pl_module, TransformerModule):
+            assert not isinstance(batch, CaptionBatch)
             self.tokens = sample_tokens(pl_module.model.variant, batch)
 
 

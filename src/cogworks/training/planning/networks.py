@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cogworks.config.recipe import Recipe
+from cogworks.config.text_encoder_recipe import TextEncoderRecipe
 from cogworks.config.training_data import Bucket
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.config.vae_recipe import VAERecipe
@@ -17,7 +18,10 @@ from cogworks.config.variants import VARIANTS, Variant
 from cogworks.errors import WeightsError
 from cogworks.models.text_encoder import TextEncoder
 from cogworks.models.tokenizer import Tokenizer
-from cogworks.training.clips.batches import Batch, LatentBatch, PixelBatch
+from cogworks.training.clips.batches import CaptionBatch, ClipBatch, LatentBatch, PixelBatch
+from cogworks.training.export import TrainingModule
+from cogworks.training.text_encoder.facts import FACTS
+from cogworks.training.text_encoder.module import TextEncoderModule, TrainingText
 from cogworks.training.transformer.image_input import taking_image
 from cogworks.training.transformer.module import TransformerModule
 from cogworks.training.transformer.start import TrainingModel, helper_dtype, variant_called, weights_dtype
@@ -32,7 +36,7 @@ META = torch.device("meta")
 _NARROW = (torch.float16, torch.bfloat16)
 
 
-def empty_module(recipe: Recipe, device: torch.device) -> TransformerModule | VAEModule:
+def empty_module(recipe: Recipe, device: torch.device) -> TrainingModule:
     """The module that a recipe trains on a device, on the meta device. No weights are looked for.
 
     Raises:
@@ -40,8 +44,11 @@ def empty_module(recipe: Recipe, device: torch.device) -> TransformerModule | VA
         WeightsError: a model that is no row of the table of variants, and is not there.
     """
     variant = planned_variant(recipe)
-    module: TransformerModule | VAEModule
-    if isinstance(recipe, VAERecipe):
+    module: TrainingModule
+    if isinstance(recipe, TextEncoderRecipe):
+        text = TrainingText(variant, empty_text_encoder(variant).train(), cast(Tokenizer, _NoTokenizer()))
+        module = TextEncoderModule(recipe, text)
+    elif isinstance(recipe, VAERecipe):
         codec = None if recipe.codec is None else _empty_codec(variant.vae.latent_channels)
         module = VAEModule(recipe, TrainingVAE(variant, empty_vae(variant).train(), codec))
     else:
@@ -52,7 +59,7 @@ def empty_module(recipe: Recipe, device: torch.device) -> TransformerModule | VA
 def planned_variant(recipe: Recipe) -> Variant:
     """What a recipe trains, from the table of variants where it names a row of it, or else from files."""
     variant = variant_called(recipe.variant) if recipe.variant is not None else _variant_of(str(recipe.model))
-    if isinstance(recipe, VAERecipe):
+    if not isinstance(recipe, TransformerRecipe):
         return variant
     if recipe.add_image_input:
         variant = taking_image(variant)
@@ -67,8 +74,8 @@ def planned_variant(recipe: Recipe) -> Variant:
     return variant
 
 
-def empty_batch(recipe: Recipe, variant: Variant, bucket: Bucket, size: int, device: torch.device) -> Batch:
-    """A batch of `size` samples without values, as the data of a recipe make it."""
+def empty_batch(recipe: Recipe, variant: Variant, bucket: Bucket, size: int, device: torch.device) -> ClipBatch:
+    """A batch of `size` clips without values, as the data of a recipe make it."""
     captions, dtype = [""] * size, helper_dtype(variant, device)
     if isinstance(recipe, TransformerRecipe) and recipe.prepared is not None:
         vae, config = variant.vae, variant.transformer
@@ -85,6 +92,13 @@ def empty_batch(recipe: Recipe, variant: Variant, bucket: Bucket, size: int, dev
     clips = torch.empty(size, *bucket, 3, dtype=torch.uint8, device=META)
     pixels = clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # as `batches.to_batch` does
     return PixelBatch(pixels, captions, 0)
+
+
+def empty_captions(variant: Variant, size: int) -> CaptionBatch:
+    """A batch of `size` captions without values."""
+    tokens = variant.transformer.text_tokens
+    ids = torch.empty(size, tokens, dtype=torch.int64, device=META)
+    return CaptionBatch(ids, torch.empty(size, tokens, len(FACTS), dtype=torch.int64, device=META), 0)
 
 
 def buckets_of(recipe: Recipe) -> tuple[Bucket, ...]:

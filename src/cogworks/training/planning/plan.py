@@ -27,15 +27,14 @@ from cogworks.pipelines.planning.calibration import calibrate
 from cogworks.pipelines.planning.meter import Meter, Work
 from cogworks.pipelines.planning.plan import SAFE_SHARE, free_memory, is_here, plan_run
 from cogworks.pipelines.planning.shape import RunShape
-from cogworks.training.clips.batches import PixelBatch
+from cogworks.training.clips.batches import CaptionBatch, PixelBatch
+from cogworks.training.export import TrainingModule
 from cogworks.training.planning.meter import AsOnDevice, Stage, TrainingMeter, backward, dry_step, narrow_dtype
-from cogworks.training.planning.networks import META, buckets_of, empty_batch, empty_module
+from cogworks.training.planning.networks import META, buckets_of, empty_batch, empty_captions, empty_module
+from cogworks.training.text_encoder.module import TextEncoderModule
 from cogworks.training.transformer.module import TransformerModule
 from cogworks.training.transformer.start import weights_dtype
-from cogworks.training.vae.module import VAEModule
 from cogworks.training.watching.watch import sample_tokens
-
-Module = TransformerModule | VAEModule
 
 SAMPLES = "samples"
 LIBRARY_BYTES = 24 * 10**6
@@ -160,7 +159,9 @@ def plan_training(recipe: Recipe, device: torch.device, *, budget: int | None = 
     resting = held + measured.optimizer + _bytes(trained)
     if isinstance(recipe, TransformerRecipe) and recipe.samples is not None:
         phases.append(_sampling(recipe, variant, bucket, device, resting, budget))
-    batch = empty_batch(recipe, variant, bucket, recipe.batch_size // recipe.accumulate, device)
+    size = recipe.batch_size // recipe.accumulate
+    is_text = isinstance(module, TextEncoderModule)
+    batch = empty_captions(variant, size) if is_text else empty_batch(recipe, variant, bucket, size, device)
     return TrainingPlan(
         name=variant.name,
         parameters=sum(weight.numel() for network in networks for weight in network.parameters()),
@@ -174,7 +175,7 @@ def plan_training(recipe: Recipe, device: torch.device, *, budget: int | None = 
         batch=_bytes(value for value in batch if isinstance(value, Tensor)),
         kept=measured.held - measured.alive + (LIBRARY_BYTES if device.type == "cpu" else 0),
         phases=tuple(phases),
-        tokens=sample_tokens(variant, batch) if isinstance(module, TransformerModule) else 0,
+        tokens=0 if isinstance(batch, CaptionBatch) else sample_tokens(variant, batch),
         steps=recipe.steps,
         budget=budget,
         baseline=psutil.Process().memory_info().rss if device.type == "cpu" else 0,
@@ -198,7 +199,7 @@ class _Measured:
     optimizer: int
 
 
-def _measure(recipe: Recipe, module: Module, device: torch.device, bucket: Bucket, step: int) -> _Measured:
+def _measure(recipe: Recipe, module: TrainingModule, device: torch.device, bucket: Bucket, step: int) -> _Measured:
     """Run two steps: from the second on there are gradients and the optimizer's state from the start."""
     meter = TrainingMeter(device, (weight for network in _networks(module) for weight in network.parameters()))
     parts = min(recipe.accumulate, 2)  # the others are like the second
@@ -223,12 +224,14 @@ def _measure(recipe: Recipe, module: Module, device: torch.device, bucket: Bucke
 
 
 def _forward_and_backward(
-    recipe: Recipe, module: Module, meter: TrainingMeter, bucket: Bucket, step: int, *, first: bool
+    recipe: Recipe, module: TrainingModule, meter: TrainingMeter, bucket: Bucket, step: int, *, first: bool
 ) -> None:
     """One part of a step, in the order of Lightning: gradients of the step before stay until its first backward."""
     size = recipe.batch_size // recipe.accumulate
     if isinstance(module, TransformerModule):
         loss = module.losses(empty_batch(recipe, module.model.variant, bucket, size, meter.device))[0].mean()
+    elif isinstance(module, TextEncoderModule):
+        loss = module.losses(empty_captions(module.variant, size))[0]
     else:
         batch = empty_batch(recipe, module.variant, bucket, size, meter.device)
         assert isinstance(batch, PixelBatch)  # a VAE learns from nothing else
@@ -241,7 +244,7 @@ def _forward_and_backward(
 
 
 @contextmanager
-def _watched(module: Module, meter: TrainingMeter, mode: AsOnDevice) -> Iterator[None]:
+def _watched(module: TrainingModule, meter: TrainingMeter, mode: AsOnDevice) -> Iterator[None]:
     """What is done before the transformer is called is a stage of its own; and autocast is where the code has it."""
     handles: list[RemovableHandle] = []
     if isinstance(module, TransformerModule):
@@ -277,7 +280,7 @@ def _optimizer_state(recipe: Recipe, weight: Tensor) -> list[Tensor]:
     return [torch.empty_like(weight) for _ in range(1 if options.kind == "muon" and weight.ndim == 2 else 2)]
 
 
-def _optimizer_work(recipe: Recipe, module: Module) -> list[int]:
+def _optimizer_work(recipe: Recipe, module: TrainingModule) -> list[int]:
     """Bytes that the optimizer holds while it works. AdamW is one kernel; Muon multiplies copies of each matrix."""
     if recipe.optimizer.kind != "muon":
         return []
@@ -320,12 +323,12 @@ def _steps(recipe: Recipe) -> list[int]:
     return [0, recipe.steps - 1] if isinstance(recipe, VAERecipe) and recipe.steps > 1 else [0]
 
 
-def _networks(module: Module) -> Iterator[nn.Module]:
+def _networks(module: TrainingModule) -> Iterator[nn.Module]:
     yield module
     yield from module.frozen
 
 
-def _trained(module: Module) -> Iterator[nn.Parameter]:
+def _trained(module: TrainingModule) -> Iterator[nn.Parameter]:
     return (weight for weight in module.parameters() if weight.requires_grad)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from cogworks.config.transformer_recipe import TransformerRecipe
 from cogworks.errors import RecipeError
 from cogworks.models.vae import VAE
-from cogworks.training.clips.batches import Batch, LatentBatch, PixelBatch
+from cogworks.training.clips.batches import ClipBatch, LatentBatch, PixelBatch
 from cogworks.training.transformer.start import TrainingModel
 from cogworks.training.vae.linear_codec import LinearCodec
 
@@ -24,7 +24,7 @@ class ClipEncoder:
         self.model = model
 
     @torch.no_grad()
-    def latents(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor:
+    def latents(self, batch: ClipBatch, generator: torch.Generator, device: torch.device) -> Tensor:
         """(B, C, t, h, w) float32 latents of the diffusion process, t a multiple of the transformer's temporal patch.
 
         Where it is not, the first latent frame is repeated in front, as the published trainers do.
@@ -40,7 +40,7 @@ class ClipEncoder:
         return encode_clips(pixels, generator, self.recipe, self._vae if self.model.codec is None else self.model.codec)
 
     @torch.no_grad()
-    def image_condition(self, batch: Batch, generator: torch.Generator, x0: Tensor) -> Tensor:
+    def image_condition(self, batch: ClipBatch, generator: torch.Generator, x0: Tensor) -> Tensor:
         """(B, C, t, h, w): the latents of each noisy first frame, then zeros; all zeros where the image is dropped.
 
         Source: SAT, `noised_image_input`; the noise's standard deviation is log-normal and drawn for each sample.
@@ -59,7 +59,7 @@ class ClipEncoder:
         first = vae.image_condition(posterior.sample(generator)) * kept.to(x0.device)[:, None, None, None, None]
         return torch.cat([first.to(x0.dtype), torch.zeros_like(x0[:, :, 1:])], dim=2)
 
-    def text(self, batch: Batch, dropped: Tensor, device: torch.device) -> Tensor:
+    def text(self, batch: ClipBatch, dropped: Tensor, device: torch.device) -> Tensor:
         """(B, M, D) embeddings of the captions, or what guidance subtracts where `dropped` (B,) says so."""
         if isinstance(batch, LatentBatch) and batch.text_emb is not None:
             assert batch.empty_emb is not None

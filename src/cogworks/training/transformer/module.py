@@ -28,7 +28,7 @@ from cogworks.extensions.checkpointing import ActivationCheckpointing
 from cogworks.extensions.int8 import quantize_linears
 from cogworks.extensions.lora import LoRA, StoredLoRA
 from cogworks.rng import derive_seed, generator_for
-from cogworks.training.clips.batches import Batch
+from cogworks.training.clips.batches import ClipBatch
 from cogworks.training.optim import build_optimizer
 from cogworks.training.transformer.encode import ClipEncoder
 from cogworks.training.transformer.start import TrainingModel
@@ -101,16 +101,16 @@ class TransformerModule(L.LightningModule):
         for network in self.frozen:
             network.to(self.device)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
         # The dropout of a LoRA draws from torch's global generator.
         torch.manual_seed(derive_seed(self.recipe.seed, "dropout", batch.number, self.global_rank))
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
         per_sample, positions = self.losses(batch, self.global_rank, self.trainer.world_size)
         self._log(per_sample.detach(), positions)
         return per_sample.mean()
 
-    def losses(self, batch: Batch, replica: int = 0, replicas: int = 1) -> tuple[Tensor, Tensor]:
+    def losses(self, batch: ClipBatch, replica: int = 0, replicas: int = 1) -> tuple[Tensor, Tensor]:
         """(B,) float32 losses of a replica's batch, and the (B,) positions in [0, 1] of their noise levels."""
         variant, device = self.model.variant, self.device
         keyed = partial(generator_for, self.recipe.seed)

@@ -19,7 +19,7 @@ from cogworks.models.vae import VAE
 from cogworks.pipelines.load import choose_device, compute_dtype
 from cogworks.rng import generator_for
 from cogworks.training.transformer.image_input import taking_image, with_image_input
-from cogworks.training.transformer.vocabulary import train_vocabulary
+from cogworks.training.transformer.vocabulary import learned_tokenizer
 from cogworks.training.vae.linear_codec import LinearCodec
 from cogworks.weights.load import (
     has_text_encoder,
@@ -30,8 +30,6 @@ from cogworks.weights.load import (
     load_variant,
 )
 from cogworks.weights.source import ModelFolder, resolve
-
-VOCABULARY = "spiece.model"
 
 
 @dataclass
@@ -222,14 +220,7 @@ def load_tokenizer_part(recipe: TransformerRecipe, parts: Parts) -> Tokenizer:
     """The tokenizer of the text encoder, or one that is learned from captions."""
     if parts.text_folder is not None:
         return load_tokenizer(parts.text_folder)
-    path = recipe.output / VOCABULARY
-    if not path.exists():
-        if recipe.data.kind != "shapes":
-            raise RecipeError(
-                "a new vocabulary is learned from the Shapes world alone: name a model under text_encoder"
-            )
-        train_vocabulary(path, parts.variant.text_encoder.vocab_size, recipe.data.seed)
-    return Tokenizer(path)
+    return learned_tokenizer(recipe.output, recipe.data, parts.variant.text_encoder.vocab_size)
 
 
 def load_codec(path: Path) -> LinearCodec:

@@ -11,9 +11,25 @@ from typing import Any
 
 import sentencepiece
 
+from cogworks.config.training_data import TrainingData
 from cogworks.data.shapes import draw_scene
+from cogworks.errors import RecipeError
+from cogworks.models.tokenizer import Tokenizer
 
 NUM_CAPTIONS = 20_000
+VOCABULARY = "spiece.model"
+
+
+def learned_tokenizer(run: Path, data: TrainingData, vocab_size: int) -> Tokenizer:
+    """The tokenizer in the folder of a run, learned from captions the first time. Raises RecipeError for real data."""
+    path = run / VOCABULARY
+    if not path.exists():
+        if data.kind != "shapes":
+            raise RecipeError(
+                "a new vocabulary is learned from the Shapes world alone: name a model under text_encoder"
+            )
+        train_vocabulary(path, vocab_size, data.seed)
+    return Tokenizer(path)
 
 
 def train_vocabulary(path: Path, vocab_size: int, seed: int) -> None:

@@ -15,7 +15,8 @@ from cogworks.config.vae_recipe import VAERecipe
 from cogworks.config.variants import Variant
 from cogworks.models.vae import VAE
 from cogworks.models.vae_blocks import DecoderBlock, EncoderBlock
-from cogworks.training.clips.batches import shapes_clip, to_batch
+from cogworks.training.clips.batches import to_batch
+from cogworks.training.clips.shapes_clips import shapes_clip
 from cogworks.training.transformer.start import variant_called
 from cogworks.training.vae.linear_codec import LinearCodec
 from cogworks.weights.load import load_vae, load_variant

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cogworks.config.training import Run
 from cogworks.config.variants import Variant
-from cogworks.training.clips.batches import Batch, LatentBatch
+from cogworks.training.clips.batches import Batch, CaptionBatch, ClipBatch, LatentBatch, batch_size
 from cogworks.training.optim import MuonAndAdamW
 from cogworks.training.safety.sentinel import gradient_norm
 from cogworks.training.transformer.module import TransformerModule
@@ -81,10 +81,11 @@ class Vitals(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        held = batch.latents if isinstance(batch, LatentBatch) else batch.pixels
-        self._samples += len(held) * trainer.world_size
+        size = batch_size(batch)
+        self._samples += size * trainer.world_size
         if isinstance(pl_module, TransformerModule):
-            self._tokens += len(held) * sample_tokens(pl_module.model.variant, batch) * trainer.world_size
+            assert not isinstance(batch, CaptionBatch)
+            self._tokens += size * sample_tokens(pl_module.model.variant, batch) * trainer.world_size
         if trainer.global_step == self._seen:  # a part of a step
             return
         self._seen = trainer.global_step
@@ -93,12 +94,12 @@ class Vitals(Callback):
         if self._seen % self.every:
             return
         if isinstance(pl_module, TransformerModule):
-            pl_module.log_dict(recent_losses(pl_module), batch_size=len(held))
+            pl_module.log_dict(recent_losses(pl_module), batch_size=size)
         seconds = time.perf_counter() - self._began
         measured = {"samples_per_second": self._samples / seconds}
         if self._tokens:
             measured["tokens_per_second"] = self._tokens / seconds
-        pl_module.log_dict(measured | peak_memory(pl_module.device), batch_size=len(held))
+        pl_module.log_dict(measured | peak_memory(pl_module.device), batch_size=size)
         self._restart()
 
     def _restart(self) -> None:
@@ -185,7 +186,7 @@ class RunProgress(ProgressBar):
             self._bar = None
 
 
-def sample_tokens(variant: Variant, batch: Batch) -> int:
+def sample_tokens(variant: Variant, batch: ClipBatch) -> int:
     """Tokens of one sample of a batch: text and video."""
     if isinstance(batch, LatentBatch):
         frames, rows, columns = batch.latents.shape[2:]
