@@ -54,7 +54,7 @@ def _obedience(curve: Curve) -> Figure:
     _finish(last, curve, "processor time")
     last.set_ylabel("s a video")
     last.set_ylim(bottom=0)
-    shares[0].legend(fontsize="small", loc="lower right")
+    figure.legend(*shares[0].get_legend_handles_labels(), fontsize="small", loc="outside lower center", ncols=4)
     return figure
 
 

@@ -11,11 +11,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from cogworks.config import training, training_data, transformer_recipe, vae_recipe
+from cogworks.config import text_encoder_recipe, training, training_data, transformer_recipe, vae_recipe
 
 CLASSES: dict[str, type[BaseModel]] = {
     name: value
-    for module in (training, training_data, transformer_recipe, vae_recipe)
+    for module in (training, training_data, text_encoder_recipe, transformer_recipe, vae_recipe)
     for name, value in vars(module).items()
     if isinstance(value, type) and issubclass(value, BaseModel)
 }

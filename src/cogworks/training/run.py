@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from cogworks.training.clips.data_module import RunData
 from cogworks.training.clips.prepare import make_ready
 from cogworks.training.clips.prepared import open_batches
 from cogworks.training.export import TrainingModule, export
+from cogworks.training.safety.alone import alone_in
 from cogworks.training.safety.changes import check_recipe
 from cogworks.training.safety.checkpoints import SafeCheckpoints, last_good_checkpoint, read_checkpoint, set_back
 from cogworks.training.safety.replicas import Replicas, replica
@@ -61,11 +63,17 @@ def train(recipe: Recipe, on_step: OnStep | None = None) -> Path:
 
     Raises:
         RecipeError, DataError, WeightsError: what the recipe names is not there or does not fit.
-        RunError: the run went wrong, or a file could not be written; the last good checkpoint is whole.
+        RunError: the run went wrong, or a file could not be written; the last good checkpoint is whole. Or another run
+            is at work in the same folder.
         KeyboardInterrupt: it was interrupted; the same call goes on from the last checkpoint.
     """
     torch.set_num_threads(recipe.threads)
     recipe.output.mkdir(parents=True, exist_ok=True)
+    with alone_in(recipe.output) if replica() == 0 else nullcontext():
+        return _train(recipe, on_step)
+
+
+def _train(recipe: Recipe, on_step: OnStep | None) -> Path:
     if replica() == 0:
         make_ready(recipe)
     with Replicas(recipe.devices, recipe.threads) as replicas:
