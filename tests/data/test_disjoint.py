@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from cogworks.evaluation.shapes.prompts import (
     validation_prompts,
 )
 from cogworks.evaluation.shapes.vae_report import EVALUATION_SEED
+from cogworks.training.clips.shapes_clips import clip_triples, shapes_clip
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SHAPES_RECIPES = {
@@ -27,20 +29,27 @@ SHAPES_RECIPES = {
     for path in sorted(RECIPES.glob("*.yaml"))
     if (data := yaml.safe_load(path.read_text())["data"]).get("kind", "shapes") == "shapes"
 }
+
+
+def share_of_two(data: ShapesData) -> float:
+    """Of its clips that show two objects; a picture counts as one."""
+    return data.two_objects * (1 - data.pictures)
+
+
 OBJECTS = 1_000_000  # of all recipes together, drawn from each as many scenes
-SCENES = round(1.01 * OBJECTS / sum(1 + data.two_objects for data in SHAPES_RECIPES.values()))
+SCENES = round(1.01 * OBJECTS / sum(1 + share_of_two(data) for data in SHAPES_RECIPES.values()))
 
 
 def triples_of(prompt: str) -> list[Triple]:
     return [(item.shape, item.colour, item.motion) for item in parse_caption(prompt).objects]
 
 
-def draw_many(data: ShapesData, scenes: int, split: Split = "train") -> tuple[Counter[Triple], int]:
+def draw_many(draw: Callable[[int], tuple[Triple, ...]], scenes: int) -> tuple[Counter[Triple], int]:
     """How often each triple was drawn, and how many of the scenes showed two."""
     counts: Counter[Triple] = Counter()
     pairs = 0
     for index in range(scenes):
-        triples = draw_triples(data.seed, index, split=split, two_objects=data.two_objects)
+        triples = draw(index)
         counts.update(triples)
         pairs += len(triples) == 2
     return counts, pairs
@@ -54,17 +63,18 @@ def test_the_recipes_of_the_bundled_models_are_among_those_drawn_from() -> None:
 @pytest.mark.parametrize("recipe", SHAPES_RECIPES)
 def test_a_million_draws_of_training_show_nothing_held_out(recipe: str) -> None:
     data = SHAPES_RECIPES[recipe]
-    counts, pairs = draw_many(data, SCENES)
+    counts, pairs = draw_many(lambda index: clip_triples(data, index), SCENES)
     assert not held_out_triples() & set(counts)
     # The draws are what they should be: every combination of training comes, and two objects as often as asked.
     assert set(counts) == set(train_triples())
     # A hundredth more scenes than the mean asks for, and a share within four standard deviations, make a million sure.
     assert counts.total() == SCENES + pairs
-    assert abs(pairs / SCENES - data.two_objects) < 4 * (data.two_objects * (1 - data.two_objects) / SCENES) ** 0.5
+    share = share_of_two(data)
+    assert abs(pairs / SCENES - share) < 4 * (share * (1 - share) / SCENES) ** 0.5
 
 
 def test_the_same_count_finds_what_is_held_out_where_it_is_drawn() -> None:
-    counts, _ = draw_many(ShapesData(), 3000, split="any")
+    counts, _ = draw_many(lambda index: draw_triples(0, index, split="any"), 3000)
     assert len(held_out_triples() & set(counts)) == 38
 
 
@@ -95,3 +105,17 @@ def test_no_validation_prompt_asks_for_anything_held_out(prompts: object) -> Non
 def test_clips_and_images_for_measuring_have_seeds_of_their_own() -> None:
     assert len({IMAGE_SEED, EVALUATION_SEED}) == 2
     assert not {IMAGE_SEED, EVALUATION_SEED} & {data.seed for data in SHAPES_RECIPES.values()}
+
+
+@pytest.mark.parametrize("recipe", SHAPES_RECIPES)
+def test_the_triples_counted_are_those_of_the_clips(recipe: str) -> None:
+    """Whatever a recipe mixes in: what a caption says of shape, colour and motion is one of the triples counted."""
+    data = SHAPES_RECIPES[recipe].model_copy(update={"size": 16, "frames": 2})
+    for index in range(60):
+        triples = clip_triples(data, index)
+        _, caption = shapes_clip(data, index)
+        try:
+            said = triples_of(caption)
+        except ValueError:  # a vague one
+            continue
+        assert tuple(said) == triples

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from cogworks.config.training_data import ShapesData
 from cogworks.data.captions import ObjectWords, write_caption
 from cogworks.data.pictures import render_picture_clip
-from cogworks.data.shapes import Scene, draw_scene, render_scene
+from cogworks.data.shape_words import Triple
+from cogworks.data.shapes import Scene, draw_scene, draw_triples, render_scene
 from cogworks.data.vague_captions import foreign_noun, vague_template, vague_words
 from cogworks.rng import derive_seed
 
@@ -41,13 +42,19 @@ def shapes_caption(data: ShapesData, index: int) -> str:
     return write_caption(said, scene.background, vague_template(rng))
 
 
+def clip_triples(data: ShapesData, index: int) -> tuple[Triple, ...]:
+    """What training clip number `index` shows, or its caption may name, in a third of the time of `shapes_clip`."""
+    num_objects = 1 if _is_picture(data, index) else None
+    return draw_triples(data.seed, index, split="train", num_objects=num_objects, two_objects=data.two_objects)
+
+
 def _scene(data: ShapesData, index: int) -> Scene:
     num_objects = 1 if _is_picture(data, index) else None  # a picture has one motion
     return draw_scene(data.seed, index, split="train", num_objects=num_objects, two_objects=data.two_objects)
 
 
 def _is_picture(data: ShapesData, index: int) -> bool:
-    return bool(_rng(data, index, "picture").random() < data.pictures)
+    return data.pictures > 0 and bool(_rng(data, index, "picture").random() < data.pictures)
 
 
 def _rng(data: ShapesData, index: int, purpose: str) -> np.random.Generator:
