@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw
 
 import cogworks
 from cogworks.config.variants import BUNDLED, TINY, TINY_I2V
+from cogworks.evaluation.shapes.prompts import two_object_validation_prompts
+from cogworks.evaluation.shapes.suite import caption_cases, judge
 from cogworks.pipelines.generate import Pipeline
 from cogworks.weights.convert import convert_folder
 from cogworks.weights.fingerprint import part_hash
@@ -61,6 +63,16 @@ def test_diffusers_makes_the_same_video(name: str, theirs: Any, tmp_path: Path) 
         prompt=PROMPT, **asked, **image, max_sequence_length=32, generator=seeded(), output_type="np"
     ).frames[0]  # (T, H, W, 3) in 0..1
     np.testing.assert_allclose(ours, expected, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_what_belongs_together_in_a_prompt_does_so_in_the_video() -> None:
+    """Two objects, each with its own shape and motion: prompts for choosing, never those that judge."""
+    cases = caption_cases(two_object_validation_prompts()[:20], "two objects")
+    videos = cogworks.load(TINY.name).generate(
+        [case.prompt for case in cases], seed=[case.seed for case in cases], num_inference_steps=10
+    )
+    assert sum(judge(case, video.frames).all_right for case, video in zip(cases, videos, strict=True)) >= 12
 
 
 def test_a_video_begins_where_its_picture_has_the_object() -> None:

@@ -119,13 +119,14 @@ def test_a_published_model_is_planned_in_seconds_without_its_files() -> None:
             "activation_checkpointing": True,
             "precision": "bf16-mixed",
         },
+        {"kind": "text_encoder"},
         {"samples": {"every_steps": 5, "prompts": ["a"], "steps": 2}},
         {
             "optimizer": {"kind": "muon", "learning_rate": 0.001, "matrix_learning_rate": 0.001},
             "timesteps": {"draw": "independent"},
         },
     ],
-    ids=["int8", "from-nothing", "vae", "samples", "muon"],
+    ids=["int8", "from-nothing", "vae", "text-encoder", "samples", "muon"],
 )
 def test_every_kind_of_run_has_a_plan(values: dict[str, Any]) -> None:
     made = plan(**values)

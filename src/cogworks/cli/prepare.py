@@ -32,7 +32,10 @@ def prepare_data(recipe: Path, /, *overrides: str, workers: int = 1, as_json: As
         raise RequestError(f"--workers must be 1 or more, got {workers}")
     loaded = load_recipe(recipe, list(overrides))
     if not isinstance(loaded, TransformerRecipe):
-        raise RecipeError(f"{recipe} trains a VAE, which learns from the clips themselves: there is nothing to prepare")
+        what = loaded.kind.replace("_", " ")
+        raise RecipeError(
+            f"{recipe} trains a {what}, which learns from its data as they are: there is nothing to prepare"
+        )
 
     import torch
 

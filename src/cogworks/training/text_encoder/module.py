@@ -72,7 +72,8 @@ class TextEncoderModule(L.LightningModule):
         for name, score, truth in zip(FACTS, scores, truths, strict=True):
             loss = loss + F.cross_entropy(score.flatten(0, 1).float(), truth.flatten(), ignore_index=UNKNOWN)
             known = truth != UNKNOWN
-            read[f"read/{name}"] = (score.detach().argmax(-1)[known] == truth[known]).float().mean()
+            right = (score.detach().argmax(-1) == truth) & known
+            read[f"read/{name}"] = right.sum() / known.sum()
         return loss, read
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
