@@ -11,7 +11,10 @@ CURVES = {
     "vae": tuple((f"tiny-vae{stage}", "psnr") for stage in ("", "-decoder", "-joint", "-last")),
     "transformer": (
         *((f"tiny-t2v{stage}", "loss/quarter_3") for stage in ("", "-encoder", "-long")),
-        *((name, "loss/band_3") for name in ("tiny-t2v-two", "tiny-t2v-last", "tiny-i2v")),
+        *(
+            (name, "loss/band_3")
+            for name in ("tiny-t2v-two", "tiny-t2v-last", "tiny-t2v-bound", "tiny-i2v", "tiny-i2v-pictures")
+        ),
     ),
 }
 LABELS = {

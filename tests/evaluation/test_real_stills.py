@@ -53,11 +53,11 @@ def test_a_real_still_gives_a_video_that_is_something(animated: tuple[str, Frame
     assert frames.std(axis=(1, 2, 3)).min() > SMALLEST_SPREAD
 
 
-@pytest.mark.xfail(reason="it knows no pictures but those of its world: 8 to 10 dB against 20 to 24", strict=True)
 def test_a_real_still_begins_its_video(animated: tuple[str, Frames], pipeline: Pipeline) -> None:
     name, frames = animated
     picture = still(name)
     kept, possible = (first_frame_psnr(picture, shown) for shown in (frames, round_trip(pipeline, picture)))
+    print(f"{name}: first frame {kept:.1f} dB, the VAE alone {possible:.1f} dB")
     assert kept > possible - MAY_LOSE, f"first frame {kept:.1f} dB, the VAE alone {possible:.1f} dB"
 
 
