@@ -104,8 +104,8 @@ def test_a_heart_has_its_area_its_place_and_its_outline() -> None:
     assert (np.diff(cover[rows.min() + 8] > 0.5) != 0).sum() == 4  # and begins with two lobes
 
 
-@pytest.mark.parametrize("template", range(len(TEMPLATES)))
-def test_captions_of_hearts_read_back(template: int) -> None:
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_captions_of_hearts_read_back(template: str) -> None:
     for triple in novel_triples("heart")[0]:
         words = ObjectWords(*triple, size="small")
         assert parse_caption(write_caption([words], "navy", template)).objects == (words,)

@@ -209,15 +209,18 @@ def test_captions_say_what_the_scene_shows() -> None:
 
 def test_captions_by_example() -> None:
     assert canonical_caption("circle", "red", "right", "black") == "a red circle moves right on a black background"
-    assert write_caption([ObjectWords("star", "orange", "orbits", "large")], "navy", 2) == (
+    assert write_caption([ObjectWords("star", "orange", "orbits", "large")], "navy", TEMPLATES[2]) == (
         "a large orange star orbiting clockwise, navy background"
     )
     two = [ObjectWords("ring", "orange", "still"), ObjectWords("square", "blue", "grows")]
-    assert write_caption(two, "gray", 5) == "an orange ring that stays still and a blue square that grows on gray"
+    assert (
+        write_caption(two, "gray", TEMPLATES[5])
+        == "an orange ring that stays still and a blue square that grows on gray"
+    )
 
 
-@pytest.mark.parametrize("template", range(len(TEMPLATES)))
-def test_every_template_reads_back(template: int) -> None:
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_every_template_reads_back(template: str) -> None:
     for shape, colour, motion in all_triples():
         words = ObjectWords(shape, colour, motion)
         facts = parse_caption(write_caption([words], "beige", template))

@@ -60,7 +60,7 @@ def mangled(draw: st.DrawFn) -> tuple[str, bytes]:
     return name, bytes(data)
 
 
-@settings(max_examples=200, deadline=5000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=20_000, suppress_health_check=[HealthCheck.too_slow])
 @given(mangled())
 def test_a_mangled_file_is_read_or_explained(case: tuple[str, bytes]) -> None:
     name, data = case
