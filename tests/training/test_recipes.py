@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cogworks.config.recipe import load_recipe, parse_recipe
+from cogworks.config.recipe import Recipe, load_recipe, parse_recipe
 from cogworks.config.training_data import ShapesData
 from cogworks.config.variants import VARIANTS
 from cogworks.errors import RecipeError
