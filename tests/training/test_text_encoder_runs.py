@@ -13,8 +13,10 @@ from cogworks.config.training_data import ShapesData
 from cogworks.data.captions import ObjectWords, write_caption
 from cogworks.data.shapes import COLOURS, MOTIONS, SHAPES, held_out_triples
 from cogworks.errors import CogworksError
+from cogworks.training.clips.batches import CaptionBatch
 from cogworks.training.run import train
 from cogworks.training.text_encoder.facts import FACTS, UNKNOWN, LabelledCaption, labelled_caption, token_facts
+from cogworks.training.text_encoder.module import TextEncoderModule
 from cogworks.training.watching.metrics_file import read_metrics
 from cogworks.weights.fingerprint import part_hash
 from cogworks.weights.load import load_text_encoder, load_tokenizer, load_variant
@@ -57,6 +59,16 @@ def test_a_run_learns(tmp_path: Path) -> None:
     assert rows[0]["loss"] == pytest.approx(chance, rel=0.01)  # a reader that begins at zero guesses
     assert rows[-1]["loss"] < 0.9 * chance
     assert rows[-1]["read/motion"] > 0.3  # of eight
+
+
+def test_a_batch_that_leaves_a_fact_unsaid_has_a_loss(tmp_path: Path) -> None:
+    module = TextEncoderModule(load_recipe(RECIPE, [*SHORT, f"output={tmp_path}", "variant=null", "model=tiny"]))
+    objects = (ObjectWords("object", None, "left"),)
+    caption = LabelledCaption(write_caption(objects, "", "{verbs}"), objects)
+    facts = token_facts(caption, module.tokenizer, 32)[None]
+    loss, read = module.losses(CaptionBatch(module.tokenizer.encode([caption.text], 32), facts, 0))
+    assert loss.item() == pytest.approx(math.log(2) + math.log(8), rel=1e-5)  # which object and its motion, guessed
+    assert read["read/colour"] == 0
 
 
 def test_a_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
@@ -107,6 +119,7 @@ def test_the_bundled_text_encoder_tells_which_words_belong_together() -> None:
         ("data.kind=clips data.source=x data.sizes=[[9,64,64]]", "data"),
         ("optimizer.kind=muon optimizer.matrix_learning_rate=0.1", "a text encoder takes adamw"),
         ("compile=true", "leave them out here"),
+        ("data.pictures=0.5", "data.pictures is about clips"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(tmp_path: Path, words: str, message: str) -> None:

@@ -31,6 +31,8 @@ class TextEncoderRecipe(Run):
             raise ValueError("a recipe names either the model to begin with or the variant to build from nothing")
         if self.data.kind != "shapes":
             raise ValueError("a text encoder learns from captions whose facts are known: data.kind must be shapes")
+        if self.data.pictures:
+            raise ValueError("data.pictures is about clips, and a text encoder learns from captions: leave it out")
         if self.optimizer.kind == "muon":
             raise ValueError("optimizer.kind muon is for the matrices of a transformer; a text encoder takes adamw")
         if self.precision == "bf16-true":

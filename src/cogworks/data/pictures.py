@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cogworks.data.shapes import CENTRED_AT_SECONDS, DIRECTION, ORBIT_SECONDS
 from cogworks.rng import derive_seed
 
 FloatArray = NDArray[np.float32]
@@ -22,10 +23,7 @@ LEAVES = (60, 200)
 SMALLEST_LEAF, LARGEST_LEAF = 0.05, 0.7  # radius, of the longer side of the frame
 SPEED = (0.06, 0.17)  # of the longer side, a second
 GROWTH = 1.3  # how much larger a picture gets in two seconds, or how much smaller
-ORBIT_RADIUS, ORBIT_SECONDS = 0.12, 2.25
-CENTRED_AT_SECONDS = 1.0
-
-_DIRECTION = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+ORBIT_RADIUS = 0.12  # of the longer side
 
 
 def render_picture_clip(
@@ -62,7 +60,7 @@ def _view(
     if motion in ("grows", "shrinks"):
         share = np.clip(seconds / 2 + 0.5, 0, 1)
         return still, still, GROWTH ** (share if motion == "grows" else 1 - share)
-    dx, dy = _DIRECTION.get(motion, (0.0, 0.0))
+    dx, dy = DIRECTION.get(motion, (0.0, 0.0))
     travelled = rng.uniform(*SPEED) * longer * seconds
     return dx * travelled, dy * travelled, one
 

@@ -84,7 +84,7 @@ CENTRED_AT_SECONDS = 1.0
 TWO_OBJECTS_PROBABILITY = 0.15
 SIZE_WORD_PROBABILITY = 0.35
 
-_DIRECTION = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+DIRECTION = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -304,8 +304,8 @@ def _path(
     if item.motion == "orbits":
         angle = item.phase + 2 * np.pi * seconds / ORBIT_SECONDS  # y points down: this turns clockwise
         return x + item.orbit_radius * np.cos(angle), y + item.orbit_radius * np.sin(angle)
-    if item.motion in _DIRECTION:
-        dx, dy = _DIRECTION[item.motion]
+    if item.motion in DIRECTION:
+        dx, dy = DIRECTION[item.motion]
         travelled = item.speed * (seconds - CENTRED_AT_SECONDS)
         margin = REACH * item.radius
         x = _wrap(x + dx * travelled, width / 2 + margin) if dx else x

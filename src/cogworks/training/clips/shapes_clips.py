@@ -27,12 +27,15 @@ def shapes_clip(data: ShapesData, index: int) -> tuple[NDArray[np.uint8], str]:
         frames = render_picture_clip(data.seed, index, data.size, data.size, data.frames, data.fps, motion)
     else:
         frames = render_scene(scene, data.size, data.size, data.frames, data.fps)
-    return frames, shapes_caption(data, index)
+    return frames, _caption(data, index, scene)
 
 
 def shapes_caption(data: ShapesData, index: int) -> str:
     """The caption of training clip number `index`, without its frames."""
-    scene = _scene(data, index)
+    return _caption(data, index, _scene(data, index))
+
+
+def _caption(data: ShapesData, index: int, scene: Scene) -> str:
     rng = _rng(data, index, "caption")
     if _is_picture(data, index) and rng.random() < FOREIGN_CAPTION:
         return write_caption([ObjectWords(foreign_noun(rng), None, scene.objects[0].motion)], "", "{verbs}")

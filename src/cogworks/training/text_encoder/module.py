@@ -70,10 +70,13 @@ class TextEncoderModule(L.LightningModule):
         read: dict[str, Tensor] = {}
         truths = batch.facts.to(self.device).unbind(-1)
         for name, score, truth in zip(FACTS, scores, truths, strict=True):
-            loss = loss + F.cross_entropy(score.flatten(0, 1).float(), truth.flatten(), ignore_index=UNKNOWN)
             known = truth != UNKNOWN
-            right = (score.detach().argmax(-1) == truth) & known
-            read[f"read/{name}"] = right.sum() / known.sum()
+            said = known.sum().clamp(min=1)  # a small batch may leave a fact unsaid, whose mean would be no number
+            entropy = F.cross_entropy(
+                score.flatten(0, 1).float(), truth.flatten(), ignore_index=UNKNOWN, reduction="sum"
+            )
+            loss = loss + entropy / said
+            read[f"read/{name}"] = ((score.detach().argmax(-1) == truth) & known).sum() / said
         return loss, read
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
