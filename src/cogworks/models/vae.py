@@ -23,7 +23,10 @@ from cogworks.nn.time_context import Start, Stream, TimeContext
 
 
 class EncoderLevel(nn.Module):
-    """Residual blocks of one width, then the way down to the next level."""
+    """Residual blocks of one width, then the way down to the next level.
+
+    Called one by one: a forward pass of the level would leave its input with the caller until the last block is done.
+    """
 
     def __init__(self, config: VAEConfig, level: int) -> None:
         super().__init__()
@@ -34,11 +37,6 @@ class EncoderLevel(nn.Module):
         )
         last = level == len(config.widths) - 1
         self.downsample = None if last else Downsample(width, in_time=2**level < config.temporal_stride)
-
-    def forward(self, x: Tensor, context: TimeContext, lead: int) -> Tensor:
-        for block in self.blocks:
-            x = block(x, context)
-        return x if self.downsample is None else self.downsample(x, lead)
 
 
 class Encoder(nn.Module):
@@ -65,14 +63,21 @@ class Encoder(nn.Module):
             )
         x = self.conv_in(to_native_layout(pixels), context)
         for level in self.levels:
-            x = level(x, context, lead)
+            assert isinstance(level, EncoderLevel)
+            for block in level.blocks:
+                x = block(x, context)
+            if level.downsample is not None:
+                x = level.downsample(x, context, lead)
         for block in self.middle:
             x = block(x, context)
         return self.conv_out.of_normed(self.norm_out, x, context).contiguous()
 
 
 class DecoderLevel(nn.Module):
-    """Residual blocks of one width, then the way up to the next level. Level 0 is the smallest picture."""
+    """Residual blocks of one width, then the way up to the next level; level 0 is the smallest picture.
+
+    Called one by one, as those of an encoder's level.
+    """
 
     def __init__(self, config: VAEConfig, level: int) -> None:
         super().__init__()
@@ -86,11 +91,6 @@ class DecoderLevel(nn.Module):
         )
         last = level == len(widths) - 1
         self.upsample = None if last else Upsample(width, in_time=2**level < config.temporal_stride)
-
-    def forward(self, x: Tensor, context: TimeContext, latents: Tensor, lead: int) -> Tensor:
-        for block in self.blocks:
-            x = block(x, context, latents, lead)
-        return x if self.upsample is None else self.upsample(x, lead)
 
 
 class Decoder(nn.Module):
@@ -115,7 +115,11 @@ class Decoder(nn.Module):
         for block in self.middle:
             x = block(x, context, latents, lead)
         for level in self.levels:
-            x = level(x, context, latents, lead)
+            assert isinstance(level, DecoderLevel)
+            for block in level.blocks:
+                x = block(x, context, latents, lead)
+            if level.upsample is not None:
+                x = level.upsample(x, context, lead)
         return self.conv_out.of_normed(self.norm_out, x, context, latents, lead).contiguous()
 
 
@@ -155,14 +159,15 @@ class VAE(nn.Module):
             return self.encoder(pixels, Start())
         return torch.cat(list(self.encode_stream(pixels.split(sizes, dim=2))), dim=2)
 
-    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def encode_stream(self, chunks: Iterable[Tensor], *, strips: int = 1) -> Iterator[Tensor]:
         """Moments (B, 2C, t, h, w) of each piece of a clip of any length, as the pieces arrive.
 
         Args:
             chunks: (B, 3, T, H, W) each, consecutive; the first of 1, 4k or 4k + 1 frames, the others of 4k. Pieces
                 cut by `encode_chunks` give what `encode` gives.
+            strips: in how many strips of rows each layer works, to need less memory.
         """
-        context = Stream()
+        context = Stream(strips=strips)
         for chunk in chunks:
             yield self.encoder(chunk, context)
 
@@ -183,16 +188,20 @@ class VAE(nn.Module):
         """
         return torch.cat(list(self.decode_stream(latents, rule)), dim=2)
 
-    def decode_stream(self, latents: Tensor, rule: DecodeRule = "chunked") -> Iterator[Tensor]:
+    def decode_stream(self, latents: Tensor, rule: DecodeRule = "chunked", *, strips: int = 1) -> Iterator[Tensor]:
         """Consecutive pieces (B, 3, T, H, W) of the clip that `decode` gives.
 
         What is held between two pieces does not grow with the length of the clip.
+
+        Args:
+            latents, rule: as for `decode`.
+            strips: in how many strips of rows each layer works, to need less memory.
         """
         if rule == "sat15":
             latents = latents[:, :, 1:]
         sizes = decode_chunks(latents.shape[2], rule)
         first_frame_apart = rule != "sat15"
-        context = (Start if len(sizes) == 1 else Stream)(first_frame_apart=first_frame_apart)
+        context = (Start if len(sizes) == 1 else Stream)(first_frame_apart=first_frame_apart, strips=strips)
         for chunk in latents.split(sizes, dim=2):
             yield self.decoder(chunk, context)
 

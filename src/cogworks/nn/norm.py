@@ -33,6 +33,18 @@ class Affine(NamedTuple):
     shift: Tensor
     lead: int
 
+    def unit(self, height: int) -> int:
+        """Rows of pixels, of `height` in all, that have one row of scale and shift in common."""
+        return 1 if self.scale.shape[3] == 1 else height // self.scale.shape[3]
+
+    def of_rows(self, start: int, stop: int, height: int) -> Affine:
+        """What is done to rows `start` to `stop` of a picture of `height`: whole units, or a part of one."""
+        if self.scale.shape[3] == 1:
+            return self
+        unit = self.unit(height)
+        rows = slice(start // unit, -(-stop // unit))
+        return Affine(self.scale[:, :, :, rows], self.shift[:, :, :, rows], self.lead)
+
 
 class GroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` over space and the frames that the time context says."""

@@ -81,6 +81,21 @@ def is_channels_last(x: Tensor) -> bool:
     return x.stride(1) == 1 and x.stride(4) == x.shape[1] and not x.is_contiguous()
 
 
+def empty_clip(
+    x: Tensor,
+    *,
+    channels: int | None = None,
+    frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> Tensor:
+    """Room for a clip like `x` (B, C, T, H, W), in its layout, of other sizes where they are given."""
+    given = (None, channels, frames, height, width)
+    shape = [size if wanted is None else wanted for size, wanted in zip(x.shape, given, strict=True)]
+    layout = torch.channels_last_3d if is_channels_last(x) else torch.contiguous_format
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d` by way of `convolve`: dense, zeros at the border."""
 

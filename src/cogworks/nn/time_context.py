@@ -7,6 +7,8 @@ piece stands in time, and a `TimeContext` answers them; the networks only ask:
     lead_frames    whether the first frame is the first of the clip, which time resampling leaves alone;
     statistics     over which frames a group norm takes its mean and variance.
 
+It says besides in how many strips of rows the layers work.
+
 `Start` and `Stream` are the answers for one process. An answer for several, where the frames before the first come
 from another process, is a further subclass, handed to the same networks.
 
@@ -16,23 +18,31 @@ Letters: B batch, C channels, T frames, G norm groups.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cogworks.nn.onednn_conv import is_channels_last
+from cogworks.nn.onednn_conv import empty_clip
 
 
 class TimeContext(ABC):
-    """Where a piece of a clip stands in time. One object serves one network and one clip."""
+    """Where a piece of a clip stands in time. One object serves one network and one clip.
+
+    Attributes:
+        strips: how many strips of rows a layer cuts pictures into, to need less memory; one, the default, means whole
+            pictures. Without gradients only.
+    """
+
+    strips: int = 1
 
     @abstractmethod
-    def extend(self, conv: nn.Module, x: Tensor, frames: int) -> Tensor:
+    def extend(self, conv: Hashable, x: Tensor, frames: int) -> Tensor:
         """Put the `frames` frames that come before `x` in front of it.
 
         Args:
-            conv: the convolution that asks; a key for what is carried from one piece to the next.
+            conv: the convolution that asks, or one and the number of a strip; a key for what is carried from one
+                piece to the next.
             x: (B, C, T, H, W), the input of the convolution.
             frames: how many; kernel length in time minus one.
 
@@ -40,7 +50,9 @@ class TimeContext(ABC):
             (B, C, frames + T, H, W).
         """
 
-    def fill(self, conv: nn.Module, x: Tensor, frames: int, write: Callable[[Tensor], None]) -> Tensor:
+    def fill(
+        self, conv: Hashable, x: Tensor, frames: int, write: Callable[[Tensor], None], height: int | None = None
+    ) -> Tensor:
         """`extend` for an input that is yet to be computed, without gradients.
 
         A context that can say where the input will stand saves a copy of it; this one, for all others, cannot. What
@@ -51,11 +63,12 @@ class TimeContext(ABC):
             x: a tensor like the input: its shape, dtype, device and layout.
             frames: as for `extend`.
             write: writes the input into a tensor (B, C, T, H, W), which may be a view.
+            height: H of the input, where it is not that of `x`.
 
         Returns:
             (B, C, frames + T, H, W).
         """
-        written = torch.empty_like(x)
+        written = empty_clip(x, height=height)
         write(written)
         return self.extend(conv, written, frames)
 
@@ -80,16 +93,20 @@ class Start(TimeContext):
     Args:
         first_frame_apart: the published rule: of an odd number of frames the first stands apart, an even number is
             resampled in pairs throughout. False: no frame ever stands apart (the 1.5 models' own decoding).
+        strips: as above.
     """
 
-    def __init__(self, *, first_frame_apart: bool = True) -> None:
+    def __init__(self, *, first_frame_apart: bool = True, strips: int = 1) -> None:
         self.first_frame_apart = first_frame_apart
+        self.strips = strips
 
-    def extend(self, conv: nn.Module, x: Tensor, frames: int) -> Tensor:
+    def extend(self, conv: Hashable, x: Tensor, frames: int) -> Tensor:
         return repeat_first(x, frames)
 
-    def fill(self, conv: nn.Module, x: Tensor, frames: int, write: Callable[[Tensor], None]) -> Tensor:
-        return _fill(x, frames, write, None)
+    def fill(
+        self, conv: Hashable, x: Tensor, frames: int, write: Callable[[Tensor], None], height: int | None = None
+    ) -> Tensor:
+        return _fill(empty_clip(x, frames=frames + x.shape[2], height=height), frames, write, None)
 
     def lead_frames(self, frames: int) -> int:
         return frames % 2 if self.first_frame_apart else 0
@@ -103,13 +120,15 @@ class Stream(TimeContext):
 
     Args:
         first_frame_apart: as for `Start`, for the first piece.
+        strips: as for `Start`; every strip carries its own frames.
     """
 
-    def __init__(self, *, first_frame_apart: bool = True) -> None:
+    def __init__(self, *, first_frame_apart: bool = True, strips: int = 1) -> None:
         self.first_frame_apart = first_frame_apart
-        self._carried: dict[nn.Module, Tensor] = {}
+        self.strips = strips
+        self._carried: dict[Hashable, Tensor] = {}
 
-    def extend(self, conv: nn.Module, x: Tensor, frames: int) -> Tensor:
+    def extend(self, conv: Hashable, x: Tensor, frames: int) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
             raise RuntimeError("a Stream keeps no gradients between pieces; use torch.no_grad(), or Start to train")
         carried = self._carried.get(conv)
@@ -117,15 +136,17 @@ class Stream(TimeContext):
         self._carry(conv, extended[:, :, extended.shape[2] - frames :], carried)
         return extended
 
-    def fill(self, conv: nn.Module, x: Tensor, frames: int, write: Callable[[Tensor], None]) -> Tensor:
+    def fill(
+        self, conv: Hashable, x: Tensor, frames: int, write: Callable[[Tensor], None], height: int | None = None
+    ) -> Tensor:
         carried = self._carried.get(conv)
         # Reserved before what is large and soon gone, so that it leaves no gaps in memory behind it.
-        place = _empty_clip(x, frames) if carried is None else carried
-        extended = _fill(x, frames, write, carried)
+        place = empty_clip(x, frames=frames, height=height) if carried is None else carried
+        extended = _fill(empty_clip(x, frames=frames + x.shape[2], height=height), frames, write, carried)
         self._carry(conv, extended[:, :, extended.shape[2] - frames :], place)
         return extended
 
-    def _carry(self, conv: nn.Module, last: Tensor, place: Tensor | None) -> None:
+    def _carry(self, conv: Hashable, last: Tensor, place: Tensor | None) -> None:
         """Keep a copy of the last frames, in `place` where there is one that may be written."""
         if (
             place is not None
@@ -151,16 +172,8 @@ def repeat_first(x: Tensor, frames: int) -> Tensor:
     return torch.cat([x[:, :, :1]] * frames + [x], dim=2)
 
 
-def _fill(x: Tensor, frames: int, write: Callable[[Tensor], None], earlier: Tensor | None) -> Tensor:
-    """What `write` writes, behind `earlier` frames (B, C, frames, H, W), or else behind copies of its first frame."""
-    extended = _empty_clip(x, frames + x.shape[2])
+def _fill(extended: Tensor, frames: int, write: Callable[[Tensor], None], earlier: Tensor | None) -> Tensor:
+    """`extended` with what `write` writes behind `earlier` frames, or else behind copies of its first frame."""
     write(extended[:, :, frames:])
     extended[:, :, :frames] = extended[:, :, frames : frames + 1] if earlier is None else earlier
     return extended
-
-
-def _empty_clip(x: Tensor, frames: int) -> Tensor:
-    """Room for so many frames like those of `x` (B, C, T, H, W), in its layout."""
-    layout = torch.channels_last_3d if is_channels_last(x) else torch.contiguous_format
-    shape = (*x.shape[:2], frames, *x.shape[3:])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
