@@ -24,7 +24,7 @@ from cogworks.extensions.attach import Place, Wrapper, WrapperFactory, attach
 from cogworks.models.transformer import Transformer
 from cogworks.nn.blocks import Conditioning
 from cogworks.nn.layout import Segment, TokenLayout
-from cogworks.nn.modulation import BlockModulation, Modulation
+from cogworks.nn.modulation import block_modulation
 from cogworks.nn.rope import rope_table
 
 CONFIG = replace(TINY.transformer, num_layers=2, num_heads=2, text_width=16, text_tokens=5, time_width=16)
@@ -52,14 +52,6 @@ class _Packed:
         return [("blocks.*.attention.inner", lambda path, inner: _SegmentAttention(inner))]
 
 
-def _join(tables: list[BlockModulation]) -> BlockModulation:
-    """Modulations of several samples as rows of one table: R grows."""
-    halves = [
-        Modulation(*(torch.cat(rows, dim=1) for rows in zip(*half, strict=True))) for half in zip(*tables, strict=True)
-    ]
-    return BlockModulation(*halves)
-
-
 @torch.no_grad()
 def test_two_packed_segments_equal_two_runs() -> None:
     model = network()
@@ -69,15 +61,15 @@ def test_two_packed_segments_equal_two_runs() -> None:
     times = [torch.tensor([900]), torch.tensor([40])]
     tables = [model.modulation_table(t) for t in times]
 
-    def run(x: Tensor, layout: TokenLayout, modulations: list[BlockModulation]) -> Tensor:
-        conditioning = Conditioning(modulations, rope_table(layout, CONFIG, x.device))
+    def run(x: Tensor, layout: TokenLayout, rows: list[Tensor]) -> Tensor:
+        conditioning = Conditioning([block_modulation(each) for each in rows], rope_table(layout, CONFIG, x.device))
         return model.runner(model.blocks, x, conditioning, layout, None)
 
     alone = [
         run(x, TokenLayout((replace(segment, modulation_row=0),)), table.blocks)
         for x, segment, table in zip(tokens, segments, tables, strict=True)
     ]
-    both = [_join([table.blocks[layer] for table in tables]) for layer in range(CONFIG.num_layers)]
+    both = [torch.cat([table.blocks[layer] for table in tables], dim=1) for layer in range(CONFIG.num_layers)]
     with attach(model, _Packed()):  # type: ignore[arg-type]
         packed = run(torch.cat(tokens, dim=1), TokenLayout(segments), both)
     # Text is left alone by the last block of one segment (`LastBlock`); nobody reads it.

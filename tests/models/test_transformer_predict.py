@@ -18,6 +18,7 @@ from cogworks.extensions.lora import LoRA
 from cogworks.models.transformer import Transformer
 from cogworks.nn.blocks import Block, LastBlock
 from cogworks.nn.layout import Segment, TokenLayout
+from cogworks.nn.modulation import block_modulation
 from cogworks.nn.overwrite import may_overwrite
 from cogworks.nn.rope import rope_table
 
@@ -209,7 +210,7 @@ def test_the_last_block_gives_the_video_that_any_block_gives(gradients: bool, wr
     whole = Block(model.config)
     whole.load_state_dict(last.state_dict())
     layout = TokenLayout((Segment(5, 2, 2, 2),))
-    table = model.modulation_table(torch.tensor([500.0, 20.0])).blocks[0]
+    table = block_modulation(model.modulation_table(torch.tensor([500.0, 20.0])).blocks[0])
     rope = rope_table(layout, model.config, torch.device("cpu"))
     seen: list[int] = []
 

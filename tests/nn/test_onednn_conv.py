@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cogworks.nn import onednn_conv
 from cogworks.nn.onednn_conv import (
     HAS_ONEDNN,
     Conv2d,
-    Conv3d,
+    PointwiseConv3d,
     convolve,
     is_channels_last,
     takes_onednn,
@@ -66,15 +67,27 @@ def test_clips_and_their_gradients(last: bool, batch: int, frames: int, kernel: 
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_modules(stride: int) -> None:
-    pictures, clip = numbers(3, 4, 9, 7), numbers(1, 4, 5, 6, 7)
-    for ours, kind, x in (
-        (Conv2d(4, 6, 3, stride, 1), torch.nn.Conv2d, pictures),
-        (Conv3d(4, 6, 3, stride, 1), torch.nn.Conv3d, clip),
-    ):
-        theirs = kind(4, 6, 3, stride, 1)
-        theirs.load_state_dict(ours.state_dict())
-        torch.testing.assert_close(ours(x), theirs(x), **TOLERANCE)
+def test_pictures(stride: int) -> None:
+    ours, theirs, x = Conv2d(4, 6, 3, stride, 1), torch.nn.Conv2d(4, 6, 3, stride, 1), numbers(3, 4, 9, 7)
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours(x), theirs(x), **TOLERANCE)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_kernels_of_one(batch: int, last: bool, gradients: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones as matrix products, where nothing is recorded and channels lie side by side; all others not."""
+    ours, theirs, x = PointwiseConv3d(4, 6), torch.nn.Conv3d(4, 6, 1), numbers(batch, 4, 5, 6, 7, last=last)
+    theirs.load_state_dict(ours.state_dict())
+    products = last and not gradients
+    with torch.set_grad_enabled(gradients):
+        for small in (True, False):
+            if not small:
+                monkeypatch.setattr(onednn_conv, "_SMALL", x.numel() * 6 - 1)
+            torch.testing.assert_close(ours(x), theirs(x), **TOLERANCE)
+            assert is_channels_last(ours(x)) == (last and (HAS_ONEDNN or (products and small)))
+            assert ("aten.addmm.default" in operations(lambda: ours(x))) == (products and small)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

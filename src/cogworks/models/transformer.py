@@ -25,24 +25,26 @@ from cogworks.nn.embeddings import (
 )
 from cogworks.nn.layout import Segment, StepInfo, TokenLayout
 from cogworks.nn.linear import StackedLinear
-from cogworks.nn.modulation import BlockModulation, BlockModulationLinear, Modulation, activate, block_modulation
+from cogworks.nn.modulation import BlockModulationLinear, activate, block_modulation, with_gains
 from cogworks.nn.rope import rope_table
 
 
 class ModulationTable(NamedTuple):
-    """Everything that depends on the timestep alone: the rows of every block, and of the last norm (B, 1, D)."""
+    """Everything that depends on the timestep alone.
 
-    blocks: list[BlockModulation]
+    Attributes:
+        blocks: of each block the rows (B, 1, 12 D) that `block_modulation` names.
+        out_shift, out_gain: of the last norm (B, 1, D).
+    """
+
+    blocks: list[Tensor]
     out_shift: Tensor
     out_gain: Tensor
 
     def row(self, index: int) -> ModulationTable:
         """That of one timestep of many, for a batch of any size."""
         row = slice(index, index + 1)
-        blocks = [
-            BlockModulation(*(Modulation(*(rows[row] for rows in half)) for half in block)) for block in self.blocks
-        ]
-        return ModulationTable(blocks, self.out_shift[row], self.out_gain[row])
+        return ModulationTable([rows[row] for rows in self.blocks], self.out_shift[row], self.out_gain[row])
 
 
 class Transformer(nn.Module):
@@ -90,9 +92,10 @@ class Transformer(nn.Module):
         Returns:
             (B, out channels, T, H, W) in the dtype of the weights.
         """
-        return self.predict(
-            latents, self.patch_embed.text_proj(text_emb), self.modulation_table(timesteps, ofs), step=step
-        )
+        # Before the text: the backward pass goes the other way, and so lets go of the gradients of all tokens before it
+        # makes those of the modulations.
+        table = self.modulation_table(timesteps, ofs)
+        return self.predict(latents, self.patch_embed.text_proj(text_emb), table, step=step)
 
     def predict(
         self, latents: Tensor, text_tokens: Tensor, table: ModulationTable, *, step: StepInfo | None = None
@@ -111,7 +114,8 @@ class Transformer(nn.Module):
         layout = self.layout(latents, text_tokens)
         tokens = self.patch_embed(latents, text_tokens)  # (k B, M + N, D)
         tokens = self.position_table(tokens, layout)
-        conditioning = Conditioning(table.blocks, rope_table(layout, self.config, tokens.device))
+        modulations = [block_modulation(rows) for rows in table.blocks]
+        conditioning = Conditioning(modulations, rope_table(layout, self.config, tokens.device))
         tokens = self.runner(self.blocks, tokens, conditioning, layout, step)
         video = self.norm_final(tokens)[:, text_tokens.shape[1] :]  # (k B, N, D)
         video = torch.addcmul(table.out_shift, self.norm_out(video), table.out_gain)
@@ -133,7 +137,7 @@ class Transformer(nn.Module):
             conditioning = conditioning + self.ofs_embed(ofs)
         activated = activate(conditioning)[:, None]  # (B, 1, E)
         shift, scale = self.modulation_out(activated).chunk(2, dim=-1)
-        blocks = [block_modulation(linear(activated)) for linear in self.modulations]
+        blocks = [with_gains(linear(activated)) for linear in self.modulations]
         return ModulationTable(blocks, shift, 1 + scale)
 
     def layout(self, latents: Tensor, text: Tensor) -> TokenLayout:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cogworks.nn.causal_conv import CausalConv3d
 from cogworks.nn.norm import GroupNorm, SpatialNorm, repeat, repeat_frames
-from cogworks.nn.onednn_conv import Conv2d, Conv3d, convolve, empty_clip
+from cogworks.nn.onednn_conv import Conv2d, PointwiseConv3d, convolve, empty_clip
 from cogworks.nn.strips import strips
 from cogworks.nn.time_context import TimeContext
 
@@ -95,12 +95,15 @@ class Upsample(nn.Module):
         pictures, height = _pictures(x), x.shape[3]
         result = empty_clip(x, channels=self.conv.out_channels, height=2 * height, width=2 * x.shape[4])
         for rows in strips(height, count):
-            # The convolution reads one doubled row on either side: half of a row of x, or zeros beyond the picture.
-            above, below = (1 if border else -1 for border in (rows.start == 0, rows.stop == height))
-            doubled = F.pad(_doubled(pictures[:, :, max(rows.start - 1, 0) : rows.stop + 1]), (0, 0, above, below))
-            strip = convolve(doubled, self.conv.weight, self.conv.bias, (0, 1), (1, 1))
-            result[:, :, :, 2 * rows.start : 2 * rows.stop] = _clip(strip, x)
+            result[:, :, :, 2 * rows.start : 2 * rows.stop] = _clip(self._strip(pictures, rows), x)
         return result
+
+    def _strip(self, pictures: Tensor, rows: slice) -> Tensor:
+        """What becomes of `rows` of the pictures: (B T, C, H, W) -> (B T, C, twice as many rows, 2W)."""
+        # The convolution reads one doubled row on either side: half of a row of x, or zeros beyond the picture.
+        above, below = (1 if border else -1 for border in (rows.start == 0, rows.stop == pictures.shape[2]))
+        doubled = F.pad(_doubled(pictures[:, :, max(rows.start - 1, 0) : rows.stop + 1]), (0, 0, above, below))
+        return convolve(doubled, self.conv.weight, self.conv.bias, (0, 1), (1, 1))
 
 
 def _pictures(x: Tensor) -> Tensor:
@@ -129,4 +132,4 @@ def _add_shortcut(h: Tensor, shortcut: nn.Module, x: Tensor, context: TimeContex
 
 
 def _shortcut(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Identity() if in_channels == out_channels else Conv3d(in_channels, out_channels, 1)
+    return nn.Identity() if in_channels == out_channels else PointwiseConv3d(in_channels, out_channels)

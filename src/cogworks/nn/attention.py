@@ -41,8 +41,7 @@ class JointAttention(nn.Module):
 
     def forward(self, x: Tensor, rope: Rope | None, layout: TokenLayout, first: int = 0) -> Tensor:
         """(B, N, D) -> (B, N - first, D): what the tokens from `first` on gather from all."""
-        heads = (*x.shape[:2], self.num_heads, -1)
-        q, k, v = (rows.view(heads) for rows in self.qkv(x).chunk(3, dim=-1))  # (B, N, H, d)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # 3 x (B, N, H, d)
         q, k = self.norm_q(q), self.norm_k(k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, N, d)
         if rope is not None:

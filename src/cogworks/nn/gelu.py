@@ -69,13 +69,20 @@ def _by_sigmoid(x: Tensor) -> bool:
 
 def _sigmoid_gelu(x: Tensor, out: Tensor) -> Tensor:
     """Into `out`, which may be `x`; piece by piece, so that the passes over one piece stay in the cache."""
-    pieces = x.detach().view(-1).split(_PIECE)
+    x = x.detach()
+    if x.numel() <= _PIECE:
+        return _write_sigmoid_gelu(x, torch.empty_like(x), out)
+    pieces = x.view(-1).split(_PIECE)
     scratch = torch.empty_like(pieces[0])
     for piece, place in zip(pieces, out.view(-1).split(_PIECE), strict=True):
-        gate = torch.mul(piece, piece, out=scratch[: len(piece)])
-        torch.addcmul(piece, gate, piece, value=_CUBIC, out=gate)
-        torch.mul(piece, gate.mul_(_SLOPE).sigmoid_(), out=place)
+        _write_sigmoid_gelu(piece, scratch[: len(piece)], place)
     return out
+
+
+def _write_sigmoid_gelu(x: Tensor, scratch: Tensor, out: Tensor) -> Tensor:
+    gate = torch.mul(x, x, out=scratch)
+    torch.addcmul(x, gate, x, value=_CUBIC, out=gate)
+    return torch.mul(x, gate.mul_(_SLOPE).sigmoid_(), out=out)
 
 
 class _SigmoidGelu(torch.autograd.Function):

@@ -51,13 +51,15 @@ class TokenLayout:
 
     Attributes:
         boundaries: where segments begin, and the length of the whole: one more entry than segments.
-        runs: text and video of every segment, in order.
+        runs: text and video of every segment that has any, in order.
+        lengths: of the runs.
         without_text: of one segment alone, its video tokens; None for several, and where there is no text.
     """
 
     segments: tuple[Segment, ...]
     boundaries: tuple[int, ...] = field(init=False, repr=False, compare=False)
     runs: tuple[Run, ...] = field(init=False, repr=False, compare=False)
+    lengths: tuple[int, ...] = field(init=False, repr=False, compare=False)
     without_text: TokenLayout | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,10 +67,13 @@ class TokenLayout:
         boundaries, runs = [0], []
         for segment in self.segments:
             start, middle, stop = boundaries[-1], boundaries[-1] + segment.text, boundaries[-1] + segment.length
-            runs += [Run(start, middle, TEXT, segment.modulation_row), Run(middle, stop, VIDEO, segment.modulation_row)]
+            if segment.text:
+                runs.append(Run(start, middle, TEXT, segment.modulation_row))
+            runs.append(Run(middle, stop, VIDEO, segment.modulation_row))
             boundaries.append(stop)
         object.__setattr__(self, "boundaries", tuple(boundaries))
         object.__setattr__(self, "runs", tuple(runs))
+        object.__setattr__(self, "lengths", tuple(run.stop - run.start for run in runs))
         only = self.segments[0] if len(self.segments) == 1 and self.segments[0].text else None
         object.__setattr__(self, "without_text", None if only is None else TokenLayout((replace(only, text=0),)))
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cogworks.nn.onednn_conv import Conv3d, is_channels_last
+from cogworks.nn.onednn_conv import PointwiseConv3d, is_channels_last
 from cogworks.nn.time_context import TimeContext
 
 
@@ -66,10 +66,10 @@ class GroupNorm(nn.GroupNorm):
     def _scale_and_shift(
         self, mean: Tensor, variance: Tensor
     ) -> tuple[Tensor, Tensor]:  # (B, G), (B, G) -> (B, C, 1, 1, 1) each
-        mean, variance = (s.repeat_interleave(self.num_channels // self.num_groups, dim=1) for s in (mean, variance))
-        scale = self.weight * torch.rsqrt(variance + self.eps)  # (B, C)
-        shift = self.bias - mean * scale
-        return scale[:, :, None, None, None], shift[:, :, None, None, None]
+        weight, bias = (each.view(self.num_groups, -1) for each in (self.weight, self.bias))
+        scale = weight * torch.rsqrt(variance + self.eps).unsqueeze(-1)  # (B, G, C / G)
+        shift = torch.addcmul(bias, mean.unsqueeze(-1), scale, value=-1)
+        return scale.view(len(mean), -1, 1, 1, 1), shift.view(len(mean), -1, 1, 1, 1)
 
 
 class SpatialNorm(nn.Module):
@@ -82,8 +82,8 @@ class SpatialNorm(nn.Module):
     def __init__(self, channels: int, latent_channels: int, groups: int, eps: float) -> None:
         super().__init__()
         self.norm = GroupNorm(groups, channels, eps)
-        self.scale = Conv3d(latent_channels, channels, 1)
-        self.shift = Conv3d(latent_channels, channels, 1)
+        self.scale = PointwiseConv3d(latent_channels, channels)
+        self.shift = PointwiseConv3d(latent_channels, channels)
 
     def forward(self, x: Tensor, context: TimeContext, latents: Tensor, lead: int) -> Tensor:
         """(B, C, T, H, W) features and the (B, c, t, h, w) latents they come from -> (B, C, T, H, W).

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_SMALL = 2**22
+"""Products up to which a convolution of kernel 1 costs oneDNN more to prepare than to compute."""
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
 """Whether this torch was built with it."""
 
@@ -104,12 +106,16 @@ class Conv2d(nn.Conv2d):
         return convolve(x, self.weight, self.bias, self.padding, self.stride)
 
 
-class Conv3d(nn.Conv3d):
-    """`nn.Conv3d` by way of `convolve`: dense, zeros at the border."""
+class PointwiseConv3d(nn.Conv3d):
+    """`nn.Conv3d` of kernel 1, by way of `convolve`, or where it is small as a matrix product."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        assert isinstance(self.padding, tuple)  # given as numbers
-        return convolve(x, self.weight, self.bias, self.padding, self.stride)
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, T, H, W) -> (B, C', T, H, W)
+        if x.numel() * self.out_channels <= _SMALL and not is_recorded(x) and is_channels_last(x):
+            return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+        return convolve(x, self.weight, self.bias, (0, 0, 0), (1, 1, 1))
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int], stride: Sequence[int]) -> Tensor:

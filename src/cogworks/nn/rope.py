@@ -15,15 +15,19 @@ import torch
 from torch import Tensor
 
 from cogworks.config.architecture import TransformerConfig
-from cogworks.nn.layout import VIDEO, TokenLayout
+from cogworks.nn.layout import VIDEO, Run, TokenLayout
 
 
 class Rope(NamedTuple):
-    """cos and sin of every token's angles, each (N, d/2) float32, and both as `phase`, (N, d/2) complex64."""
+    """cos and sin of every token's angles, each (N, d/2) float32, and both as `phase`, (N, d/2) complex64.
+
+    `video` has the phases of each run of video tokens: all others are one.
+    """
 
     cos: Tensor
     sin: Tensor
     phase: Tensor
+    video: tuple[tuple[Run, Tensor], ...]
 
 
 def apply_rope(x: Tensor, rope: Rope, layout: TokenLayout, *, overwrite: bool = False) -> Tensor:
@@ -36,13 +40,12 @@ def apply_rope(x: Tensor, rope: Rope, layout: TokenLayout, *, overwrite: bool = 
         return _rotate_real(x, rope)
     if not overwrite:
         return _rotate(x, rope.phase).type_as(x)
-    for run in layout.runs:
-        if run.modality == VIDEO:
-            video, phase = x[:, :, run.start : run.stop], rope.phase[run.start : run.stop]
-            if x.dtype == torch.float32:
-                _pairs(video).mul_(phase)
-            else:
-                video.copy_(_rotate(video, phase))
+    for run, phase in rope.video:
+        video = x[:, :, run.start : run.stop]
+        if x.dtype == torch.float32:
+            video.view(torch.complex64).mul_(phase)
+        else:
+            video.copy_(_rotate(video, phase))
     return x
 
 
@@ -53,11 +56,8 @@ def _rotate_real(x: Tensor, rope: Rope) -> Tensor:
 
 
 def _rotate(x: Tensor, phase: Tensor) -> Tensor:
-    return torch.view_as_real(_pairs(x.float()) * phase).flatten(-2)
-
-
-def _pairs(x: Tensor) -> Tensor:  # (..., d) float32 -> (..., d/2) complex64, a view
-    return torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (..., d/2)
+    return torch.view_as_real(pairs * phase).flatten(-2)
 
 
 def crop_positions(grid: tuple[int, int], base: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,9 @@ def _rope(layout: TokenLayout, config: TransformerConfig, device: torch.device) 
         parts += [torch.zeros(segment.text, width // 2), video.flatten(0, 2)]
     angles = torch.cat(parts).to(device)
     cos, sin = angles.cos(), angles.sin()
-    return Rope(cos, sin, torch.complex(cos, sin))
+    phase = torch.complex(cos, sin)
+    phases = tuple((run, phase[run.start : run.stop]) for run in layout.runs if run.modality == VIDEO)
+    return Rope(cos, sin, phase, phases)
 
 
 def rope_table(layout: TokenLayout, config: TransformerConfig, device: torch.device) -> Rope | None:
