@@ -31,12 +31,15 @@ def cards() -> list[str]:
 
 def phases() -> list[str]:
     """Memory by phase, without measures and with those that keep the pixels."""
+    from dataclasses import replace
+
     from cogworks.config.measures import Measures
     from cogworks.config.variants import PUBLISHED
 
     rows = []
     for variant in PUBLISHED.values():
-        for measures in (Measures(), Measures(offload=True, split_guidance=True)):
+        apart = Measures(offload=True, split_guidance=True)
+        for measures in (Measures(), apart, replace(apart, strips=True)):
             plan = _plan(variant, measures=measures)
             memory = {phase.name: f"{phase.memory / 1e9:.1f} GB" for phase in plan.phases}
             rows.append([f"`{variant.name}`", _words(measures), *(memory.get(name, "") for name in PHASES)])
@@ -93,7 +96,7 @@ def _cell(plan: Plan) -> str:
 
 
 def _words(measures: Measures) -> str:
-    words = [name for name in ("offload", "split_guidance", "slicing") if getattr(measures, name)]
+    words = [name for name in ("offload", "split_guidance", "slicing", "strips") if getattr(measures, name)]
     if measures.tile:
         words.append("tile {1}x{0}".format(*measures.tile))
     return ", ".join(f"`{word}`" for word in words) or "none"

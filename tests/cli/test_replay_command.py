@@ -81,6 +81,21 @@ def test_another_number_of_threads_is_named_where_pixels_differ(run: Run, model:
     assert f"version of torch: 1.0 -> {torch.__version__}" in ran.err
 
 
+@pytest.mark.parametrize("unknown", [False, True])
+def test_the_measures_of_the_recipe_are_taken_again(run: Run, model: str, unknown: bool) -> None:
+    """Those that it does not know, since it is older than they are, are not taken."""
+    run("generate", PROMPT, "--model", model, "--seed", 3, "-o", "out.gif")
+    values: Any = read_metadata("out.gif")
+    taken = values["cogworks"]["run"]["measures"]
+    taken |= {"slicing": True, "strips": True, "tile": [32, 24]}
+    if unknown:
+        del taken["strips"]
+    write_video("changed.gif", read_video("out.gif"), values)
+    run("replay", "changed.gif")
+    again: Any = read_metadata("changed-replay.gif")
+    assert again["cogworks"]["run"]["measures"] == {"strips": False, **taken}
+
+
 def test_show_prints_the_recipe(run: Run, model: str) -> None:
     run("generate", PROMPT, "--model", model, "--seed", 3, "-o", "out.mp4")
     shown = yaml.safe_load(run("show", "out.mp4").out)

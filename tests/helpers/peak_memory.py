@@ -1,8 +1,9 @@
 """A process that runs one part of a run and prints how much memory that took, beside what the plan says.
 
 Run as `python peak_memory.py PART HEIGHT WIDTH FRAMES [BUDGET]`, PART being "step" (one transformer pass, batch 2),
-"decode", "run" (a whole run of one step) or "tiny" (likewise, of the bundled model). Prints one JSON object in bytes:
-`measured`; `alive` and `held` as planned, of the tensors and of the process.
+"decode", "strips" (likewise, in strips), "run" (a whole run of one step) or "tiny" (likewise, of the bundled model).
+Prints one JSON object in bytes: `measured`; `alive` and `held` as planned, of the tensors and of the process. Of a part
+`milliseconds` as well, of all cores together; of a whole run `strips`: whether its plan has them.
 
 Of a whole run, `measured` is what docs/hardware.md says a plan counts on a CPU: by how much the peak of the process's
 resident memory exceeds what it held when the plan was made. Nothing has run before, so libraries that are loaded and
@@ -19,6 +20,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,13 +81,13 @@ def clear_peak() -> None:
 def measure_part(part: str, size: Geometry) -> dict[str, int]:
     """A part alone, its network and its input being there already; a small pass before loads the code."""
     state = torch.randn(1, 16, size.latent_frames, size.rows, size.columns)
-    if part == "decode":
-        vae = VAE(MEDIUM.vae)
+    if part in ("decode", "strips"):
+        vae, measures = VAE(MEDIUM.vae), Measures(strips=part == "strips")
 
         def work(state: torch.Tensor) -> None:
-            codec.decode(vae, state, Measures(), lambda piece: None, ignore)
+            codec.decode(vae, state, measures, lambda piece: None, ignore)
 
-        planned = measure_decoding(MEDIUM, size, 1, None, torch.float32, CPU)
+        planned = measure_decoding(MEDIUM, size, 1, measures.strips, None, torch.float32, CPU)
     else:
         transformer = Transformer(MEDIUM.transformer)
 
@@ -95,9 +97,11 @@ def measure_part(part: str, size: Geometry) -> dict[str, int]:
 
         planned = measure_steps(MEDIUM, size, 1, True, False, 1, None, torch.float32, CPU)
     work(state[..., :4, :4].contiguous())
-    held = settle()
+    held, begun = settle(), time.process_time()
     work(state)
-    return {"measured": resident("VmHWM") - held, "alive": planned.alive, "held": planned.activations}
+    milliseconds = int((time.process_time() - begun) * 1000)
+    measured = resident("VmHWM") - held
+    return {"measured": measured, "alive": planned.alive, "held": planned.activations, "milliseconds": milliseconds}
 
 
 def measure_run(size: Geometry, model: str, budget: str | None) -> dict[str, int]:
@@ -114,7 +118,8 @@ def measure_run(size: Geometry, model: str, budget: str | None) -> dict[str, int
         num_frames=size.num_frames,
         num_inference_steps=1,
     )
-    return {"measured": resident("VmHWM") - held, "alive": plan.peak, "held": plan.peak}
+    measured = resident("VmHWM") - held
+    return {"measured": measured, "alive": plan.peak, "held": plan.peak, "strips": int(plan.measures.strips)}
 
 
 def save_medium(folder: str) -> None:

@@ -26,6 +26,12 @@ def vae() -> VAE:
     return vae
 
 
+@pytest.fixture(autouse=True)
+def thin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are small here, and are to be cut all the same."""
+    monkeypatch.setattr("cogworks.nn.strips.LEAST_ROWS", 1)
+
+
 def joined(pieces: Iterator[Tensor]) -> Tensor:
     return torch.cat(list(pieces), dim=2)
 

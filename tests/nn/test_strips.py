@@ -8,10 +8,24 @@ from torch import Tensor
 
 from cogworks.nn.causal_conv import CausalConv3d
 from cogworks.nn.norm import GroupNorm, SpatialNorm
-from cogworks.nn.strips import strips
+from cogworks.nn.strips import LEAST_ROWS, strips
 from cogworks.nn.time_context import Start, Stream
 
 
+def test_strips_are_not_thin() -> None:
+    assert [rows.stop for rows in strips(100, 8)] == [LEAST_ROWS * k for k in range(1, 7)] + [100]
+    assert [rows.stop for rows in strips(60, 8, 10)] == [20, 40, 60]  # whole units
+    assert strips(LEAST_ROWS, 8) == [slice(0, LEAST_ROWS)]
+    assert [rows.stop for rows in strips(480, 8)] == [60 * k for k in range(1, 9)]
+
+
+@pytest.fixture
+def thin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips of a row, which show what happens at their borders best."""
+    monkeypatch.setattr("cogworks.nn.strips.LEAST_ROWS", 1)
+
+
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize(
     ("height", "count", "unit", "ends"),
     [
@@ -42,6 +56,7 @@ def clip(frames: int, height: int, last: bool) -> Tensor:
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("height", [4, 12])
 @pytest.mark.parametrize("spatial", [False, True])
@@ -65,6 +80,7 @@ def test_convolution_of_normed_clips(last: bool, height: int, spatial: bool, cha
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("count", [2, 5])
 def test_an_input_in_its_last_use_is_written_over(count: int) -> None:
     conv, norm, x = perturbed(CausalConv3d(4, 4)), perturbed(GroupNorm(2, 4, 1e-6)), clip(3, 10, last=True)

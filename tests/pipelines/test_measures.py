@@ -1,12 +1,14 @@
 """What a run does to need less memory leaves its pixels as they are, or close; what changes them is announced.
 
 These tests hold docs/hardware.md#how-exact-they-are. Halves of guidance and videos of a batch that pass through a
-network one after the other are the same computation with sums in another order (a matrix product may depend on how many
-rows it has): in float64 the pixels are equal, in float32 they differ by less than a batch and its videos alone do.
+network one after the other, and pictures that pass through a layer in strips, are the same computation with sums in
+another order (a matrix product may depend on how many rows it has): in float64 the pixels are equal, in float32 they
+differ by less than a batch and its videos alone do.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,8 @@ from cogworks.config.measures import Measures
 from cogworks.errors import RequestError
 from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
+from cogworks.nn import causal_conv
+from cogworks.pipelines.codec import STRIPS
 from cogworks.pipelines.generate import Pipeline
 from cogworks.pipelines.planning.plan import RunShape
 from cogworks.video import Video
@@ -46,9 +50,10 @@ def frames(pipeline: Pipeline, **asked: Any) -> np.ndarray:
         Measures(offload=True),
         Measures(split_guidance=True),
         Measures(slicing=True),
-        Measures(offload=True, split_guidance=True, slicing=True),
+        Measures(strips=True),
+        Measures(offload=True, split_guidance=True, slicing=True, strips=True),
     ],
-    ids=["offload", "split_guidance", "slicing", "all"],
+    ids=["offload", "split_guidance", "slicing", "strips", "all"],
 )
 def test_exact_measures_give_the_same_pixels(fresh: Small, name: str, measures: Measures) -> None:
     plain = fresh(name, dtype=torch.float64, measures=Measures())
@@ -61,7 +66,7 @@ def test_exact_measures_give_the_same_pixels(fresh: Small, name: str, measures: 
     assert not np.array_equal(frames(measured, **source(name), guidance_scale=5.0), expected)  # negative control
 
 
-@pytest.mark.parametrize("measures", [Measures(split_guidance=True), Measures(slicing=True)])
+@pytest.mark.parametrize("measures", [Measures(split_guidance=True), Measures(slicing=True), Measures(strips=True)])
 def test_in_float32_sums_in_another_order_are_all_that_differs(small: Small, measures: Measures) -> None:
     plain, measured = small("small"), small("small")
     measured.measures = measures
@@ -86,11 +91,23 @@ def test_a_trained_model_in_float32_is_at_most_a_level_off() -> None:
         return frames(pipeline, num_frames=1, num_inference_steps=4).astype(int)
 
     plain = levels(Measures())
-    for measures in (Measures(split_guidance=True), Measures(slicing=True)):
+    for measures in (Measures(split_guidance=True), Measures(slicing=True), Measures(strips=True)):
         difference = np.abs(levels(measures) - plain)
         assert difference.max() <= 1
         assert np.count_nonzero(difference) <= 1e-3 * plain.size
     assert np.abs(levels(Measures(tile=(32, 32))) - plain).max() > 1  # the negative control: these change pixels
+
+
+def test_strips_without_the_row_above_are_seen(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control of the tests above: their pictures are cut, and where is seen in the pixels."""
+    pipeline, right = small("small"), causal_conv._write_strip
+    pipeline.measures = Measures(strips=True)
+    expected = frames(pipeline)
+    assert expected.shape[2] == 32  # two strips at full size
+    monkeypatch.setattr(
+        causal_conv, "_write_strip", lambda x, affine, rows, above, room: right(x, affine, rows, None, room)
+    )
+    assert not np.array_equal(frames(pipeline), expected)
 
 
 def test_guidance_in_halves_runs_half_the_batch(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,13 +129,14 @@ def test_guidance_in_halves_runs_half_the_batch(small: Small, monkeypatch: pytes
 
 
 def test_slices_and_tiles_are_what_the_vae_sees(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline, shapes = small("small"), []
+    pipeline, shapes, strips = small("small"), [], []
     pipeline.measures = Measures()
     right = VAE.decode_stream
 
-    def decode_stream(self: VAE, latents: torch.Tensor, *arguments: Any) -> Any:
+    def decode_stream(self: VAE, latents: torch.Tensor, *arguments: Any, **options: Any) -> Any:
         shapes.append(tuple(latents.shape[i] for i in (0, 3, 4)))
-        return right(self, latents, *arguments)
+        strips.append(options["strips"])
+        return right(self, latents, *arguments, **options)
 
     monkeypatch.setattr(VAE, "decode_stream", decode_stream)
     asked = {"height": 32, "width": 48, "num_inference_steps": 1, "num_frames": 1}
@@ -129,6 +147,21 @@ def test_slices_and_tiles_are_what_the_vae_sees(small: Small, monkeypatch: pytes
     pipeline.generate(PROMPTS, **asked)
     assert shapes[:3] == [(2, 4, 6), (1, 4, 6), (1, 4, 6)]
     assert shapes[3:] == [(2, 4, 4), (2, 4, 2)]  # the tiles overlap by no whole latent: a fifth of four
+    for measures in (Measures(strips=True), Measures(strips=True, tile=(32, 32))):
+        pipeline.measures = measures
+        pipeline.generate(PROMPTS, **asked)
+    assert shapes[5:] == [(2, 4, 6), (2, 4, 4), (2, 4, 2)]
+    assert strips == [1] * 5 + [STRIPS] * 3
+
+
+def test_tiles_in_strips_are_the_same_tiles(fresh: Small) -> None:
+    plain = fresh("small", dtype=torch.float64, measures=Measures(tile=(32, 32)))
+    cut = fresh("small", dtype=torch.float64, measures=Measures(strips=True, tile=(32, 32)))
+    asked = {"height": 48, "width": 32, "num_inference_steps": 1}
+    expected = frames(plain, **asked)
+    assert np.array_equal(frames(cut, **asked), expected)
+    cut.measures = Measures(strips=True)
+    assert not np.array_equal(frames(cut, **asked), expected)  # negative control
 
 
 def test_tiles_stay_close(fresh: Small) -> None:
@@ -191,9 +224,9 @@ def test_tiles_are_announced(fresh: Small, monkeypatch: pytest.MonkeyPatch, capl
     fresh("small").generate("a", num_inference_steps=1)
     assert "the VAE works in tiles of 96x64, which changes pixels a little; --exact, or exact=True" in caplog.text
     caplog.clear()
-    monkeypatch.setattr("cogworks.pipelines.generate.plan_run", Planned(Measures(offload=True)))
+    monkeypatch.setattr("cogworks.pipelines.generate.plan_run", Planned(Measures(offload=True, strips=True)))
     fresh("small").generate("a", num_inference_steps=1)
-    assert "tiles" not in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_an_exact_run_that_does_not_fit_is_refused(fresh: Small) -> None:

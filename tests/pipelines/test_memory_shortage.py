@@ -14,6 +14,7 @@ from cogworks.config.measures import Measures
 from cogworks.errors import MemoryShortageError
 from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE, Decoder, Encoder
+from cogworks.nn.time_context import TimeContext
 from cogworks.pipelines.generate import Pipeline
 from cogworks.pipelines.memory import in_smaller_tiles, is_out_of_memory
 from cogworks.pipelines.resume import RunCheckpoint
@@ -63,14 +64,33 @@ def test_decoding_goes_on_in_smaller_pieces(
     asked = short(Decoder, lambda shape: shape[0] == 1 and shape[3] <= 8, error)
     videos = pipeline.generate(["a", "b"], **TALL)
     assert [video.frames.shape for video in videos] == [(1, 128, 64, 3)] * 2
-    assert asked[:3] == [(2, 4, 1, 16, 8), (1, 4, 1, 16, 8), (1, 4, 1, 16, 8)]
-    assert set(asked[3:]) == {(1, 4, 1, 8, 8), (1, 4, 1, 2, 8), (1, 4, 1, 8, 1), (1, 4, 1, 2, 1)}
-    assert pipeline.last_measures == Measures(slicing=True, offload=True, tile=(64, 64))
+    assert asked[:4] == [(2, 4, 1, 16, 8), *[(1, 4, 1, 16, 8)] * 3]
+    assert set(asked[4:]) == {(1, 4, 1, 8, 8), (1, 4, 1, 2, 8), (1, 4, 1, 8, 1), (1, 4, 1, 2, 1)}
+    assert pipeline.last_measures == Measures(slicing=True, offload=True, strips=True, tile=(64, 64))
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "memory ran out in decoding; trying again one video at a time",
         "memory ran out in decoding; trying again with the other networks put aside",
+        "memory ran out in decoding; trying again in strips",
         "memory ran out in decoding; trying again in tiles of 64x64",
     ]
+
+
+def test_strips_may_be_enough(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They keep the pixels, so a run that has to be exact takes them too."""
+    pipeline = unplanned(small("small"))
+    pipeline.exact = True
+    expected = pipeline.generate("a", **TALL).frames
+    right = Decoder.forward
+
+    def forward(self: Decoder, latents: torch.Tensor, context: TimeContext) -> torch.Tensor:
+        if context.strips == 1:
+            raise GPU_SHORTAGE
+        return right(self, latents, context)
+
+    monkeypatch.setattr(Decoder, "forward", forward)
+    made = pipeline.generate("a", **TALL).frames
+    assert abs(made.astype(int) - expected).max() <= 1
+    assert pipeline.last_measures == Measures(offload=True, strips=True)
 
 
 def test_an_exact_run_ends_where_tiles_would_begin(small: Small, short: Callable[..., Any]) -> None:
@@ -87,7 +107,7 @@ def test_encoding_goes_on_in_smaller_pieces(small: Small, short: Callable[..., A
     short(Encoder, lambda shape: shape[3] <= 64, GPU_SHORTAGE)
     image = torch.zeros(128, 64, 3, dtype=torch.uint8).numpy()
     assert isinstance(pipeline.generate("a", image=image, **TALL), Video)
-    assert pipeline.last_measures == Measures(offload=True, tile=(64, 64))
+    assert pipeline.last_measures == Measures(offload=True, strips=True, tile=(64, 64))
 
 
 def test_what_fits_nowhere_is_said(small: Small, short: Callable[..., Any], tmp_path: Path) -> None:

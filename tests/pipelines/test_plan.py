@@ -12,7 +12,11 @@ import torch
 
 from cogworks.config.measures import Measures
 from cogworks.config.variants import COGVIDEOX_5B, PUBLISHED, TINY, Variant
+from cogworks.models.vae import VAE
+from cogworks.nn.time_context import Stream
+from cogworks.pipelines.codec import STRIPS
 from cogworks.pipelines.geometry import geometry
+from cogworks.pipelines.planning import measure
 from cogworks.pipelines.planning import plan as planning
 from cogworks.pipelines.planning.calibration import Rates
 from cogworks.pipelines.planning.plan import Plan, ladder, plan_run, what_would_fit
@@ -41,21 +45,29 @@ def test_the_first_rung_that_fits_is_taken() -> None:
     assert free.peak > offloaded.peak > split.peak
 
 
+ALL_EXACT = Measures(offload=True, split_guidance=True, strips=True)
+
+
 def test_tiles_come_after_what_keeps_the_pixels() -> None:
     shape = replace(default_shape(TINY), geometry=geometry(TINY, 256, 256, 17))
     whole = make(TINY, 1, shape, measures=Measures(offload=True, split_guidance=True))
     plan = make(TINY, (whole.peak - 1) / GB, shape)
-    assert plan.measures == Measures(tile=(64, 64))  # with tiles, nothing else is needed any more
+    assert plan.measures == Measures(strips=True)  # with strips, nothing else is needed any more
+    assert plan.fits
+    assert plan.measures.exact
+    strips = make(TINY, 1, shape, measures=ALL_EXACT)
+    plan = make(TINY, (strips.peak - 1) / GB, shape)
+    assert plan.measures == Measures(strips=True, tile=(64, 64))
     assert plan.fits
     assert not plan.measures.exact
     # Where nothing fits it is planned with all measures.
     none = make(TINY, 0.01, shape)
-    assert (none.fits, none.measures) == (False, Measures(offload=True, split_guidance=True, tile=(64, 64)))
+    assert (none.fits, none.measures) == (False, replace(ALL_EXACT, tile=(64, 64)))
 
 
 def test_an_exact_plan_has_no_tiles_and_fits_or_not() -> None:
     shape = replace(default_shape(TINY), geometry=geometry(TINY, 256, 256, 17))
-    whole = make(TINY, 1, shape, measures=Measures(offload=True, split_guidance=True))
+    whole = make(TINY, 1, shape, measures=ALL_EXACT)
     plan = make(TINY, (whole.peak - 1) / GB, shape, exact=True)
     assert (plan.fits, plan.measures.exact) == (False, True)
     assert make(TINY, (whole.peak + 1) / GB, shape, exact=True).fits
@@ -63,13 +75,52 @@ def test_an_exact_plan_has_no_tiles_and_fits_or_not() -> None:
 
 def test_the_ladder_leaves_out_what_has_no_effect() -> None:
     alone = replace(default_shape(TINY), guided=False)
-    assert set(ladder(TINY, alone)) == {Measures(), Measures(offload=True)}  # a picture smaller than the published tile
-    both = list(ladder(TINY, replace(alone, guided=True, num_videos=2)))
-    assert len(both) == len(set(both)) == 8
+    assert list(ladder(TINY, alone, torch.device("cpu"))) == [  # a picture smaller than the published tile
+        Measures(),
+        Measures(offload=True),
+        Measures(strips=True),
+        Measures(offload=True, strips=True),
+    ]
+    both = list(ladder(TINY, replace(alone, guided=True, num_videos=2), torch.device("cpu")))
+    assert len(both) == len(set(both)) == 16
     assert both[0] == Measures()
-    large = replace(alone, geometry=geometry(TINY, 256, 256, 17))
-    tiles = [measures.tile for measures in ladder(TINY, large)]
-    assert tiles[:3] == [None, None, (64, 64)]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_whole_pictures_come_before_strips_and_strips_before_tiles(device: str) -> None:
+    """Tiles are cut into strips only where the frames of all tiles can wait elsewhere."""
+    large = replace(default_shape(TINY), guided=False, geometry=geometry(TINY, 480, 720, 17))
+    variant = replace(TINY, vae=replace(TINY.vae, sample_size=(480, 720)))
+    rungs = ladder(variant, large, torch.device(device))
+    cuts = [(measures.strips, measures.tile) for measures in rungs if not measures.offload]
+    tiles = [(240, 360), (120, 176), (64, 88)]
+    assert cuts == [(False, None), (True, None), *((device == "cuda", tile) for tile in tiles)]
+
+
+def test_measures_that_are_given_are_described_whatever_they_are() -> None:
+    for measures in (Measures(strips=True), Measures(tile=(32, 32))):
+        assert make(TINY, 1, measures=measures).measures == measures
+
+
+@torch.no_grad()
+def test_on_an_accelerator_frames_of_strips_wait_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they take is on the device where they stay there, and nowhere else does the plan differ."""
+    shape, decoder = geometry(TINY, 64, 64, 17), VAE(TINY.vae).to("meta")
+    context = Stream(strips=STRIPS)
+    for frames in (1, 2):
+        decoder.decoder(torch.zeros(1, 24, frames, 8, 8, device="meta"), context)
+    carried = context.carried_elements * 4
+
+    def decode(device: str) -> int:
+        return measure.measure_decoding.__wrapped__(
+            TINY, shape, 1, True, None, torch.float32, torch.device(device)
+        ).alive
+
+    on_host, on_cpu = decode("cuda"), decode("cpu")
+    monkeypatch.setattr(measure, "waits_on_host", lambda measures, device: False)
+    stays = decode("cuda")
+    assert 0.8 * carried < stays - on_host <= carried
+    assert decode("cpu") == on_cpu
 
 
 def test_slicing_makes_memory_independent_of_the_number_of_videos() -> None:
@@ -85,7 +136,7 @@ def test_slicing_makes_memory_independent_of_the_number_of_videos() -> None:
 
 
 def test_what_cannot_fit_is_said_with_what_would() -> None:
-    shape = replace(default_shape(TINY), geometry=geometry(TINY, 256, 256, 33), num_videos=2)
+    shape = replace(default_shape(TINY), geometry=geometry(TINY, 128, 128, 33), num_videos=2)
     options = {"device": CUDA, "dtype": torch.float32, "text_dtype": torch.float32}
     plan = make(TINY, 0.03, shape)
     assert not plan.fits

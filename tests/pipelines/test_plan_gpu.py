@@ -15,6 +15,7 @@ from cogworks.pipelines import codec
 from cogworks.pipelines.geometry import geometry
 from cogworks.pipelines.planning.measure import measure_decoding, measure_steps
 from cogworks.pipelines.progress import ignore
+from cogworks.pipelines.waiting import waiting_room
 
 TOLERANCE = 0.15
 pytestmark = [
@@ -50,17 +51,40 @@ def test_a_denoising_pass(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("tile", [None, (120, 176)])
+@pytest.mark.parametrize(
+    "measures", [Measures(tile=tile, strips=strips) for tile in (None, (120, 176)) for strips in (False, True)]
+)
 @torch.no_grad()
-def test_a_decode(dtype: torch.dtype, tile: tuple[int, int] | None) -> None:
+def test_a_decode(dtype: torch.dtype, measures: Measures) -> None:
     device = torch.device("cuda")
     size = geometry(VARIANT, 240, 352, 17)
     network = VAE(VARIANT.vae).to(device, dtype)
     latents = torch.randn(1, 16, size.latent_frames, size.rows, size.columns, device=device)
-    codec.decode(network, latents, Measures(tile=tile), lambda piece: None, ignore)
+    codec.decode(network, latents, measures, lambda piece: None, ignore)
     held = torch.cuda.memory_allocated(device) - latents.numel() * 4
     torch.cuda.reset_peak_memory_stats(device)
-    codec.decode(network, latents, Measures(tile=tile), lambda piece: None, ignore)
+    codec.decode(network, latents, measures, lambda piece: None, ignore)
     measured = torch.cuda.max_memory_allocated(device) - held
-    planned = measure_decoding(VARIANT, size, 1, tile, dtype, device)
+    planned = measure_decoding(VARIANT, size, 1, measures.strips, measures.tile, dtype, device)
     assert planned.activations == pytest.approx(measured, rel=TOLERANCE)
+
+
+@torch.no_grad()
+def test_strips_keep_the_pixels_and_leave_nothing_on_the_device() -> None:
+    """Within the rounding of TF32, which torch lets cuDNN take; the negative control is another chunk's statistics."""
+    device = torch.device("cuda")
+    size = geometry(VARIANT, 240, 352, 17)
+    network = VAE(VARIANT.vae).to(device)
+    latents = torch.randn(1, 16, size.latent_frames, size.rows, size.columns, device=device)
+
+    def decode(measures: Measures) -> torch.Tensor:
+        (pieces,) = codec.decode(network, latents, measures, lambda piece: piece.cpu(), ignore)
+        return torch.cat(pieces, dim=2)
+
+    whole, cut = decode(Measures()), decode(Measures(strips=True))
+    torch.testing.assert_close(cut, whole, atol=5e-3 * whole.abs().max().item(), rtol=0)
+    assert (decode(Measures(tile=(120, 176))) - whole).abs().max() > 5e-2 * whole.abs().max()
+    room = waiting_room(Measures(strips=True), device)()
+    room["a"] = latents
+    assert room.data["a"].device.type == "cpu"
+    assert torch.equal(room["a"], latents)

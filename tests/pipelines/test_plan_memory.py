@@ -37,7 +37,9 @@ def measure(part: str, height: int, width: int, frames: int, *budget: str, **env
 
 
 # Blocks above 1 MB are given back as soon as they are freed: the process then holds what is alive.
-@pytest.mark.parametrize(("part", "height", "width", "frames"), [("decode", 64, 96, 17), ("step", 192, 256, 17)])
+@pytest.mark.parametrize(
+    ("part", "height", "width", "frames"), [("decode", 64, 96, 17), ("strips", 192, 96, 9), ("step", 192, 256, 17)]
+)
 def test_a_dry_run_counts_what_is_alive(part: str, height: int, width: int, frames: int) -> None:
     found = measure(part, height, width, frames, MALLOC_MMAP_THRESHOLD_=str(2**20))
     assert found["alive"] == pytest.approx(found["measured"], rel=TOLERANCE)
@@ -58,6 +60,8 @@ def test_a_plan_says_what_a_process_holds() -> None:
         ("run", 160, 160, 9, ["8GB"]),
         ("tiny", 96, 96, 1, []),
         ("tiny", 64, 64, 17, []),
+        ("run", 160, 160, 9, ["200MB"]),
+        pytest.param("run", 192, 192, 9, ["240MB"], marks=pytest.mark.slow),
         pytest.param("run", 64, 96, 17, [], marks=pytest.mark.slow),
         pytest.param("run", 64, 64, 9, ["8GB"], marks=pytest.mark.slow),
         pytest.param("run", 384, 512, 1, [], marks=pytest.mark.slow),
@@ -70,6 +74,7 @@ def test_a_whole_run_holds_what_its_plan_says(
     model: str, height: int, width: int, frames: int, budget: list[str]
 ) -> None:
     found = measure(model, height, width, frames, *budget)
+    assert found["strips"] == (budget not in ([], ["8GB"]))  # these are too little for whole pictures
     assert found["held"] == pytest.approx(found["measured"], rel=TOLERANCE)
 
 

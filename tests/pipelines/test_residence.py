@@ -124,7 +124,7 @@ def test_on_an_accelerator_networks_move_and_are_read_once(
     fresh: Small, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There the host is another place: what does not work waits there. The CPU stands for both."""
-    monkeypatch.setattr("cogworks.pipelines.residence._SHARED_MEMORY", ())
+    monkeypatch.setattr("cogworks.pipelines.residence.SHARED_MEMORY", ())
     pipeline, moves = fresh("small", measures=OFFLOAD), []
     monkeypatch.setattr(nn.Module, "to", lambda self, place: moves.append((type(self).__name__, place)))
     for prompt in ("a", "b"):

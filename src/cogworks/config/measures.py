@@ -22,6 +22,8 @@ class Measures:
         split_guidance: the two halves of guidance pass through the transformer one after the other. Same pixels, up to
             the rounding of a matrix product, which depends on its number of rows.
         slicing: the videos of a batch pass through the VAE one after the other. Same pixels, up to the same rounding.
+        strips: each layer of the VAE works in strips of rows, and on an accelerator what waits between two pieces of a
+            clip waits on the host. Same pixels, up to the same rounding.
         tile: height and width in pixels of the tiles that the VAE works in; None for whole pictures. Blended where
             tiles overlap, so the pixels are close to those of whole pictures, and not equal.
     """
@@ -29,6 +31,7 @@ class Measures:
     offload: bool = False
     split_guidance: bool = False
     slicing: bool = False
+    strips: bool = False
     tile: tuple[int, int] | None = None
 
     @property

@@ -6,7 +6,7 @@ Source: arXiv:2408.06072, section 2.1 and its appendix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from cogworks.models.vae_posterior import Posterior
 from cogworks.nn.causal_conv import CausalConv3d
 from cogworks.nn.norm import GroupNorm, SpatialNorm
 from cogworks.nn.onednn_conv import to_native_layout
-from cogworks.nn.time_context import Start, Stream, TimeContext
+from cogworks.nn.time_context import Start, Stream, TimeContext, Waiting
 
 
 class EncoderLevel(nn.Module):
@@ -159,15 +159,18 @@ class VAE(nn.Module):
             return self.encoder(pixels, Start())
         return torch.cat(list(self.encode_stream(pixels.split(sizes, dim=2))), dim=2)
 
-    def encode_stream(self, chunks: Iterable[Tensor], *, strips: int = 1) -> Iterator[Tensor]:
+    def encode_stream(
+        self, chunks: Iterable[Tensor], *, strips: int = 1, waiting: Callable[[], Waiting] = dict
+    ) -> Iterator[Tensor]:
         """Moments (B, 2C, t, h, w) of each piece of a clip of any length, as the pieces arrive.
 
         Args:
             chunks: (B, 3, T, H, W) each, consecutive; the first of 1, 4k or 4k + 1 frames, the others of 4k. Pieces
                 cut by `encode_chunks` give what `encode` gives.
             strips: in how many strips of rows each layer works, to need less memory.
+            waiting: makes the place where frames wait between two pieces.
         """
-        context = Stream(strips=strips)
+        context = Stream(strips=strips, waiting=waiting())
         for chunk in chunks:
             yield self.encoder(chunk, context)
 
@@ -188,20 +191,31 @@ class VAE(nn.Module):
         """
         return torch.cat(list(self.decode_stream(latents, rule)), dim=2)
 
-    def decode_stream(self, latents: Tensor, rule: DecodeRule = "chunked", *, strips: int = 1) -> Iterator[Tensor]:
+    def decode_stream(
+        self,
+        latents: Tensor,
+        rule: DecodeRule = "chunked",
+        *,
+        strips: int = 1,
+        waiting: Callable[[], Waiting] = dict,
+    ) -> Iterator[Tensor]:
         """Consecutive pieces (B, 3, T, H, W) of the clip that `decode` gives.
 
         What is held between two pieces does not grow with the length of the clip.
 
         Args:
             latents, rule: as for `decode`.
-            strips: in how many strips of rows each layer works, to need less memory.
+            strips, waiting: as for `encode_stream`.
         """
         if rule == "sat15":
             latents = latents[:, :, 1:]
         sizes = decode_chunks(latents.shape[2], rule)
-        first_frame_apart = rule != "sat15"
-        context = (Start if len(sizes) == 1 else Stream)(first_frame_apart=first_frame_apart, strips=strips)
+        apart = rule != "sat15"
+        context: TimeContext
+        if len(sizes) == 1:
+            context = Start(first_frame_apart=apart, strips=strips)
+        else:
+            context = Stream(first_frame_apart=apart, strips=strips, waiting=waiting())
         for chunk in latents.split(sizes, dim=2):
             yield self.decoder(chunk, context)
 

@@ -22,6 +22,7 @@ from cogworks.errors import RequestError
 from cogworks.models.vae import VAE
 from cogworks.models.vae_frames import DecodeRule, EncodeRule
 from cogworks.models.vae_posterior import Posterior
+from cogworks.nn.time_context import Waiting
 
 ROWS, COLUMNS = 3, 4  # dimensions of a (B, C, T, H, W) tensor
 
@@ -187,20 +188,32 @@ def decode_tiled(vae: VAE, latents: Tensor, tiling: Tiling, rule: DecodeRule = "
     return pixel_grid.join((vae.decode(tile, rule) for tile in row) for row in grid.cut(latents))
 
 
-def decode_tiled_stream(vae: VAE, latents: Tensor, tiling: Tiling, rule: DecodeRule = "chunked") -> Iterator[Tensor]:
+def decode_tiled_stream(
+    vae: VAE,
+    latents: Tensor,
+    tiling: Tiling,
+    rule: DecodeRule = "chunked",
+    *,
+    strips: int = 1,
+    waiting: Callable[[], Waiting] = dict,
+) -> Iterator[Tensor]:
     """Consecutive pieces (B, 3, T, H, W) of the clip that `decode_tiled` gives.
 
     Holds one piece of the clip, and between two pieces the frames that every tile carries over: more than
     `decode_tiled` for a short clip, less for a long one.
+
+    Args:
+        vae, latents, tiling, rule: as for `decode_tiled`.
+        strips, waiting: as for `vae.decode_stream`; every tile has a place of its own to wait.
     """
     grid = _Grid.of_latents(tiling, vae.config.spatial_stride)
     if grid.holds(*latents.shape[ROWS:]):
-        yield from vae.decode_stream(latents, rule)
+        yield from vae.decode_stream(latents, rule, strips=strips, waiting=waiting)
         return
     pixel_grid = grid.in_pixels(vae.config.spatial_stride)
     rows = grid.cut(latents)
     columns = len(rows[0])
-    streams = [vae.decode_stream(tile, rule) for row in rows for tile in row]
+    streams = [vae.decode_stream(tile, rule, strips=strips, waiting=waiting) for row in rows for tile in row]
     for tiles in zip(*streams, strict=True):
         yield pixel_grid.join(tiles[start : start + columns] for start in range(0, len(tiles), columns))
 

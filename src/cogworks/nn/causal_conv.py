@@ -71,8 +71,10 @@ class CausalConv3d(nn.Module):
         for index, rows in enumerate(strips(height, context.strips, affine.unit(height))):
             write = partial(_write_strip, x, affine, rows, above)
             above = x[:, :, :, rows.stop - 1 : rows.stop].clone()
-            room = context.fill((self, index), x, KERNEL - 1, write, height=rows.stop - rows.start + 2)
-            result[:, :, :, rows] = self._over(room, padding=(0, 0, 1))
+            # Without a name, which would keep the room of one strip until that of the next is there.
+            result[:, :, :, rows] = self._over(
+                context.fill((self, index), x, KERNEL - 1, write, height=rows.stop - rows.start + 2), padding=(0, 0, 1)
+            )
         return result
 
     def _over(self, x: Tensor, padding: tuple[int, int, int] = (0, 1, 1)) -> Tensor:

@@ -18,12 +18,15 @@ Letters: B batch, C channels, T frames, G norm groups.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, MutableMapping
 
 import torch
 from torch import Tensor
 
 from cogworks.nn.onednn_conv import empty_clip
+
+Waiting = MutableMapping[Hashable, Tensor]
+"""Frames by the convolution that they wait for, or by one and the number of a strip."""
 
 
 class TimeContext(ABC):
@@ -121,12 +124,14 @@ class Stream(TimeContext):
     Args:
         first_frame_apart: as for `Start`, for the first piece.
         strips: as for `Start`; every strip carries its own frames.
+        waiting: where the frames wait between two pieces, empty; a dict if not given. What is put there may come back
+            as a copy, of the same layout.
     """
 
-    def __init__(self, *, first_frame_apart: bool = True, strips: int = 1) -> None:
+    def __init__(self, *, first_frame_apart: bool = True, strips: int = 1, waiting: Waiting | None = None) -> None:
         self.first_frame_apart = first_frame_apart
         self.strips = strips
-        self._carried: dict[Hashable, Tensor] = {}
+        self._carried: Waiting = {} if waiting is None else waiting
 
     def extend(self, conv: Hashable, x: Tensor, frames: int) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:

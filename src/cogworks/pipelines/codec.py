@@ -20,18 +20,27 @@ from cogworks.models.vae import VAE
 from cogworks.models.vae_frames import encode_chunks
 from cogworks.models.vae_posterior import Posterior
 from cogworks.models.vae_tiling import Tiling, decode_tiled_stream, encode_tiles
+from cogworks.nn.time_context import Waiting
 from cogworks.pipelines.finite import check_result
+from cogworks.pipelines.inference import inference
 from cogworks.pipelines.progress import OnProgress, Progress
+from cogworks.pipelines.waiting import waiting_room
 from cogworks.video import to_pixels
 
 P = TypeVar("P")
+MakeWaiting = Callable[[], Waiting]
+
+STRIPS = 8
+"""How many strips a picture is cut into. What a layer needs beside its input and its result is then an eighth; half of
+that again would be little beside these two, and every strip computes the norm of two rows of its neighbours."""
 
 
-def encode(vae: VAE, frames: NDArray[np.uint8], measures: Measures) -> Posterior:
+def encode(vae: VAE, frames: NDArray[np.uint8], measures: Measures, waiting: MakeWaiting | None = None) -> Posterior:
     """The latents of one clip or image, as a distribution (1, C, t, h, w).
 
     Args:
         frames: (T, H, W, 3) uint8.
+        waiting: makes the place where frames wait between two pieces; what `waiting_room` says if not given.
 
     Raises:
         RequestError: a number of frames or a size the VAE does not take.
@@ -40,10 +49,12 @@ def encode(vae: VAE, frames: NDArray[np.uint8], measures: Measures) -> Posterior
     sizes = encode_chunks(len(frames), "chunked", vae.config.temporal_stride)
     ends = np.cumsum(sizes).tolist()
     weight = next(vae.parameters())
+    room = waiting or waiting_room(measures, weight.device)
 
     def moments_of(rows: slice, columns: slice) -> Tensor:
         pieces = (to_pixels(frames[end - size : end, rows, columns]) for size, end in zip(sizes, ends, strict=True))
-        moments = torch.cat(list(vae.encode_stream(piece.to(weight) for piece in pieces)), dim=2)
+        stream = vae.encode_stream((piece.to(weight) for piece in pieces), strips=_strips(measures), waiting=room)
+        moments = torch.cat(list(stream), dim=2)
         # Before a posterior clamps its variances: an infinite one would go unseen.
         check_result(moments, f"what the VAE encodes the {'image' if len(frames) == 1 else 'video'} to", weight.dtype)
         return moments
@@ -54,7 +65,12 @@ def encode(vae: VAE, frames: NDArray[np.uint8], measures: Measures) -> Posterior
 
 
 def decode(
-    vae: VAE, latents: Tensor, measures: Measures, convert: Callable[[Tensor], P], on_progress: OnProgress
+    vae: VAE,
+    latents: Tensor,
+    measures: Measures,
+    convert: Callable[[Tensor], P],
+    on_progress: OnProgress,
+    waiting: MakeWaiting | None = None,
 ) -> list[list[P]]:
     """The clips of latents of the diffusion process.
 
@@ -62,6 +78,7 @@ def decode(
         latents: (B, C, t, h, w).
         convert: (b, 3, T, H, W) in [-1, 1] -> what is kept of a piece.
         on_progress: hears of phase "decode", in latent frames.
+        waiting: as for `encode`.
 
     Returns:
         The pieces of the batch in the order of time; with slicing, a list of pieces for each video.
@@ -71,6 +88,7 @@ def decode(
         NumericsError: a piece is not finite.
     """
     weight = next(vae.parameters())
+    room = waiting or waiting_room(measures, weight.device)
     groups = latents.split(1 if measures.slicing else len(latents))
     done, total = 0, len(groups) * latents.shape[2]
     on_progress(Progress("decode", done, total))
@@ -78,7 +96,7 @@ def decode(
     for group in groups:
         decoded.append([])
         first = 1
-        for piece in _stream(vae, vae.from_diffusion(group).to(weight), measures.tile):
+        for piece in _stream(vae, vae.from_diffusion(group).to(weight), measures, room):
             last = first + piece.shape[2] - 1
             check_result(piece, f"what the VAE decodes to frames {first} to {last}", weight.dtype)
             first = last + 1
@@ -88,8 +106,22 @@ def decode(
     return decoded
 
 
-def _stream(vae: VAE, latents: Tensor, tile: tuple[int, int] | None) -> Iterator[Tensor]:
-    return vae.decode_stream(latents) if tile is None else decode_tiled_stream(vae, latents, _tiling(tile))
+def _stream(vae: VAE, latents: Tensor, measures: Measures, waiting: MakeWaiting) -> Iterator[Tensor]:
+    strips = _strips(measures)
+    if measures.tile is None:
+        pieces = vae.decode_stream(latents, strips=strips, waiting=waiting)
+    else:
+        pieces = decode_tiled_stream(vae, latents, _tiling(measures.tile), strips=strips, waiting=waiting)
+    while True:
+        with inference(latents):  # and not what the caller does between pieces
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
+
+
+def _strips(measures: Measures) -> int:
+    return STRIPS if measures.strips else 1
 
 
 def _tiling(tile: tuple[int, int]) -> Tiling:

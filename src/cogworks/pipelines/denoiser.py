@@ -16,6 +16,7 @@ from cogworks.models.transformer import ModulationTable, Transformer
 from cogworks.nn.layout import StepInfo
 from cogworks.nn.unchanged import Seen
 from cogworks.pipelines.finite import check_result
+from cogworks.pipelines.inference import inference
 from cogworks.pipelines.memory import Relieve, with_relief
 from cogworks.pipelines.prompts import Branches
 
@@ -117,6 +118,5 @@ class Denoiser:
         """What the network says, float32, for each branch of which there are text tokens."""
         if self.image_latents is not None:
             latents = torch.cat([latents, self.image_latents], dim=1)
-        # Views are cheaper there than without gradients alone: a twentieth of a pass of a small model.
-        with torch.inference_mode():
+        with inference(latents):
             return self.transformer.predict(latents.to(self.text.dtype), text_tokens, table, step=info).float()

@@ -24,7 +24,7 @@ from cogworks.pipelines.after_step import AfterStep
 from cogworks.pipelines.codec import decode, encode
 from cogworks.pipelines.conditioning import Start, image_to_video, text_to_video, video_to_video
 from cogworks.pipelines.denoiser import Denoiser
-from cogworks.pipelines.memory import in_halves, in_smaller_tiles, one_by_one, with_relief
+from cogworks.pipelines.memory import in_halves, in_smaller_tiles, in_strips, one_by_one, with_relief
 from cogworks.pipelines.noise import RunNoise
 from cogworks.pipelines.progress import OnProgress, Progress
 from cogworks.pipelines.residence import Residence
@@ -117,6 +117,7 @@ class Execution:
             return (
                 one_by_one(measures, batch)
                 or self._offloaded(measures, self.networks.vae)
+                or in_strips(measures)
                 or self._in_smaller_tiles(measures, rows * stride, columns * stride)
             )
 
@@ -134,7 +135,11 @@ class Execution:
         height, width = source.shape[1:3]
 
         def relieve(measures: Measures) -> Relief:
-            return self._offloaded(measures, self.networks.vae) or self._in_smaller_tiles(measures, height, width)
+            return (
+                self._offloaded(measures, self.networks.vae)
+                or in_strips(measures)
+                or self._in_smaller_tiles(measures, height, width)
+            )
 
         posterior, self._measures = with_relief(
             lambda measures: encode(vae, source, measures), self._measures, relieve, self.device, "encoding"

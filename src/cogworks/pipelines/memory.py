@@ -17,6 +17,8 @@ from cogworks.errors import MemoryShortageError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+SHARED_MEMORY = ("cpu", "mps")
+"""Devices whose memory is the host's."""
 MIN_TILE = 64
 """Smallest side in pixels of a tile that is chosen here: in smaller ones overlaps outweigh what is saved."""
 _TILE_UNIT = 16
@@ -90,6 +92,13 @@ def one_by_one(measures: Measures, batch: int) -> tuple[Measures, str] | None:
     if measures.slicing or batch == 1:
         return None
     return replace(measures, slicing=True), "one video at a time"
+
+
+def in_strips(measures: Measures) -> tuple[Measures, str] | None:
+    """Let the VAE work in strips of rows."""
+    if measures.strips:
+        return None
+    return replace(measures, strips=True), "in strips"
 
 
 def in_smaller_tiles(measures: Measures, height: int, width: int) -> tuple[Measures, str] | None:

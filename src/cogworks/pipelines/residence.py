@@ -14,14 +14,12 @@ import torch
 from torch import nn
 
 from cogworks.errors import MemoryShortageError
-from cogworks.pipelines.memory import is_out_of_memory, release_unused
+from cogworks.pipelines.memory import SHARED_MEMORY, is_out_of_memory, release_unused
 from cogworks.pipelines.progress import OnProgress, Progress, ignore
 from cogworks.weights.lazy import LazyNetwork, M
 from cogworks.weights.load import Components
 
 log = logging.getLogger(__name__)
-
-_SHARED_MEMORY = ("cpu", "mps")  # devices whose memory is the host's
 
 
 class Residence:
@@ -99,7 +97,7 @@ class Residence:
     def _put_aside(self, part: LazyNetwork) -> None:
         if not part.loaded:
             return
-        if self.components.device.type not in _SHARED_MEMORY:
+        if self.components.device.type not in SHARED_MEMORY:
             part.get().to("cpu")
             release_unused(self.components.device)
         elif not part.drop() and part.name not in self._said:

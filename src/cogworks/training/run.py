@@ -122,6 +122,7 @@ def build_module(recipe: Recipe) -> TrainingModule:
 def fit(run: PreparedRun, checkpoint: Path | None, replicas: Replicas, on_step: OnStep | None = None) -> None:
     """Train to the last step of the recipe, from a checkpoint if there is one."""
     trainer = build_trainer(run.recipe, on_step)
+    trainer.callbacks.append(replicas)  # type: ignore[attr-defined]
     try:
         trainer.fit(run.module, datamodule=run.data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # what Lightning makes of an interrupt
@@ -133,8 +134,6 @@ def fit(run: PreparedRun, checkpoint: Path | None, replicas: Replicas, on_step: 
             f"the disk of {run.recipe.output} is full: make room and start the run again, and it goes on from its "
             f"last checkpoint"
         ) from None
-    finally:
-        replicas.adopt(trainer)
 
 
 def build_trainer(recipe: Run, on_step: OnStep | None = None) -> L.Trainer:

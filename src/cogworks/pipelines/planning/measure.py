@@ -8,7 +8,7 @@ Letters: B videos, N text tokens, D text width, C latent channels, t latent fram
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,14 +22,17 @@ from cogworks.config.variants import Variant
 from cogworks.diffusion.edm import noise_schedule
 from cogworks.diffusion.guidance import constant_guidance
 from cogworks.nn.linear import StackedLinear
+from cogworks.nn.time_context import Waiting
 from cogworks.pipelines import codec
 from cogworks.pipelines.denoiser import Denoiser
 from cogworks.pipelines.geometry import Geometry
 from cogworks.pipelines.planning.meter import FusedAttention, Meter, Work
 from cogworks.pipelines.planning.repeats import Repeating
+from cogworks.pipelines.planning.results import Form
 from cogworks.pipelines.progress import ignore
 from cogworks.pipelines.prompts import Branches
 from cogworks.pipelines.quantization import packing_of
+from cogworks.pipelines.waiting import waits_on_host
 from cogworks.weights.components import empty_text_encoder, empty_transformer, empty_vae
 
 _NARROW = (torch.float16, torch.bfloat16)
@@ -110,7 +113,13 @@ def measure_steps(
 
 @lru_cache(maxsize=256)
 def measure_decoding(
-    variant: Variant, size: Geometry, batch: int, tile: tuple[int, int] | None, dtype: torch.dtype, device: torch.device
+    variant: Variant,
+    size: Geometry,
+    batch: int,
+    strips: bool,
+    tile: tuple[int, int] | None,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Part:
     """Decoding `batch` videos at once."""
     network = empty_vae(variant).to(dtype)
@@ -118,7 +127,8 @@ def measure_decoding(
     latents = _meta((batch, variant.vae.latent_channels, frames, size.rows, size.columns), torch.float32)
     with _dry_run(network, device) as meter:
         network.decoder = Repeating(network.decoder, meter)  # type: ignore[assignment]
-        codec.decode(network, latents, Measures(tile=tile), lambda piece: None, ignore)
+        measures = Measures(strips=strips, tile=tile)
+        codec.decode(network, latents, measures, lambda piece: None, ignore, _waiting_room(measures, device))
     return _part(network, meter, _stored(variant))
 
 
@@ -127,6 +137,7 @@ def measure_encoding(
     variant: Variant,
     size: Geometry,
     num_frames: int,
+    strips: bool,
     tile: tuple[int, int] | None,
     dtype: torch.dtype,
     device: torch.device,
@@ -136,8 +147,35 @@ def measure_encoding(
     frames = np.broadcast_to(np.uint8(0), (num_frames, size.height, size.width, 3))
     with _dry_run(network, device) as meter:
         network.encoder = Repeating(network.encoder, meter)  # type: ignore[assignment]
-        codec.encode(network, frames, Measures(tile=tile))
+        measures = Measures(strips=strips, tile=tile)
+        codec.encode(network, frames, measures, _waiting_room(measures, device))
     return _part(network, meter, _stored(variant))
+
+
+class _Forms(MutableMapping[Hashable, Tensor]):
+    """Stands in for `OnHost`: what waits there takes nothing on the device, and is made anew when it is asked for."""
+
+    def __init__(self) -> None:
+        self._forms: dict[Hashable, Form] = {}
+
+    def __setitem__(self, key: Hashable, frames: Tensor) -> None:
+        self._forms[key] = Form.of(frames)
+
+    def __getitem__(self, key: Hashable) -> Tensor:
+        return self._forms[key].tensor()
+
+    def __delitem__(self, key: Hashable) -> None:
+        del self._forms[key]
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._forms)
+
+    def __len__(self) -> int:
+        return len(self._forms)
+
+
+def _waiting_room(measures: Measures, device: torch.device) -> Callable[[], Waiting]:
+    return _Forms if waits_on_host(measures, device) else dict
 
 
 @contextmanager

@@ -20,12 +20,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from cogworks.pipelines.memory import SHARED_MEMORY
 from cogworks.pipelines.planning.heap import Heap, is_glibc
 from cogworks.pipelines.planning.results import Form, result_forms, written_tensor
 from cogworks.pipelines.planning.workspace import workspace_bytes
 
 aten = torch.ops.aten
-SHARED_MEMORY = ("cpu", "mps")  # devices whose memory is the host's
 
 _ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu
 _CONVOLUTION = aten.convolution
@@ -149,7 +149,7 @@ class Meter(TorchDispatchMode):
         effect = self._effects.get(key)
         if effect is None:
             return self._run(key, func, args, kwargs, inputs)
-        made = [_empty(form) for form in effect.made]
+        made = [form.tensor() for form in effect.made]
         for tensor in made:
             self._watch(tensor)
         self._count(effect.work, effect.workspace)
@@ -166,7 +166,8 @@ class Meter(TorchDispatchMode):
             result = func(*args, **kwargs)
         else:
             several = len(func._schema.returns) > 1
-            result = tuple(map(_empty, forms)) if several else _empty(forms[0])
+            empty = tuple(form.tensor() for form in forms)
+            result = empty if several else empty[0]
         made = list(_tensors(result))
         fresh = [self._watch(tensor) for tensor in made]
         if not any(fresh) and not func._schema.is_mutable:
@@ -175,7 +176,7 @@ class Meter(TorchDispatchMode):
         workspace = workspace_bytes(func, args, made[0], self.device)
         self._count(work, workspace)
         if key is not None and all(fresh) and all(tensor.is_meta for tensor in made):
-            seen = tuple(Form(tuple(tensor.shape), tensor.stride(), tensor.dtype) for tensor in made)
+            seen = tuple(map(Form.of, made))
             self._effects[key] = _Effect(work, workspace, seen, not isinstance(result, Tensor))
         return result
 
@@ -288,10 +289,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
     elif isinstance(value, dict):
         yield from _tensors(list(value.values()))
-
-
-def _empty(form: Form) -> Tensor:
-    return torch.empty_strided(form.shape, form.strides, dtype=form.dtype, device="meta")
 
 
 def _frozen(value: Any) -> Hashable:

@@ -25,10 +25,10 @@ from cogworks.config.units import format_memory
 from cogworks.config.variants import Variant
 from cogworks.models.vae_tiling import Tiling
 from cogworks.pipelines.geometry import Geometry, decoded_frames, geometry
-from cogworks.pipelines.memory import MIN_TILE
+from cogworks.pipelines.memory import MIN_TILE, SHARED_MEMORY
 from cogworks.pipelines.planning.calibration import Rates, calibrate, remembered_rates
 from cogworks.pipelines.planning.measure import Part, measure_decoding, measure_encoding, measure_steps, measure_text
-from cogworks.pipelines.planning.meter import SHARED_MEMORY, Work
+from cogworks.pipelines.planning.meter import Work
 from cogworks.pipelines.planning.shape import RunShape
 
 PhaseName = Literal["prompt", "source", "steps", "decode"]
@@ -149,7 +149,11 @@ def plan_run(
         budget = int(free_memory(device) * SAFE_SHARE)
     baseline = _baseline(device)  # before tables are computed, which the run will use and counts
     plans: list[Plan] = []
-    rungs = [measures] if measures is not None else [each for each in ladder(variant, shape) if each.exact or not exact]
+    rungs = (
+        [measures]
+        if measures is not None
+        else [each for each in ladder(variant, shape, device) if each.exact or not exact]
+    )
 
     def describe(chosen: Measures) -> Plan:
         for tidies in (False, True):
@@ -160,8 +164,8 @@ def plan_run(
         return plan
 
     for chosen in rungs:
-        if chosen.tile and not any(plan.fits_without_vae for plan in plans):
-            break  # tiles help the VAE alone
+        if plans and (chosen.strips or chosen.tile) and not any(plan.fits_without_vae for plan in plans):
+            break  # they help the VAE alone
         plans.append(describe(chosen))
         if plans[-1].fits:
             break
@@ -172,16 +176,20 @@ def plan_run(
     return plan if rates is None else replace(plan, phases=tuple(_timed(phase, rates) for phase in plan.phases))
 
 
-def ladder(variant: Variant, shape: RunShape) -> Iterator[Measures]:
-    """Measures in the order of what they cost: those that keep the pixels first, tiles from large to small.
+def ladder(variant: Variant, shape: RunShape, device: torch.device) -> Iterator[Measures]:
+    """Measures in the order of what they cost: those that keep the pixels first, then tiles from large to small.
 
-    Slicing is left out where there is one video, and splitting where there is no guidance: they would do nothing.
+    Slicing is left out where there is one video, and splitting where there is no guidance: they would do nothing. So
+    are strips of tiles where the frames that wait between pieces do not leave the device: those of all tiles are most
+    of what is held, and strips add to them.
     """
-    tilings: list[tuple[int, int] | None] = [None, *_tiles(variant, shape.geometry)]
+    strips_of_tiles = device.type not in SHARED_MEMORY
+    cuts: list[tuple[bool, tuple[int, int] | None]] = [(False, None), (True, None)]
+    cuts += [(strips_of_tiles, tile) for tile in _tiles(variant, shape.geometry)]
     splits = (False, True) if shape.guided else (False,)
     slices = (False, True) if shape.num_videos > 1 else (False,)
-    for tile, offload, split, slicing in product(tilings, (False, True), splits, slices):
-        yield Measures(offload=offload, split_guidance=split, slicing=slicing, tile=tile)
+    for (strips, tile), offload, split, slicing in product(cuts, (False, True), splits, slices):
+        yield Measures(offload=offload, split_guidance=split, slicing=slicing, strips=strips, tile=tile)
 
 
 def free_memory(device: torch.device) -> int:
@@ -253,7 +261,7 @@ def _phases(
         parts["prompt"] = measure_text(variant, shape.num_prompts + shape.guided, text_dtype, device)
     if shape.source != "none":
         frames = 1 if shape.source == "image" else size.num_frames
-        parts["source"] = measure_encoding(variant, size, frames, measures.tile, dtype, device)
+        parts["source"] = measure_encoding(variant, size, frames, measures.strips, measures.tile, dtype, device)
     parts["steps"] = measure_steps(
         variant,
         size,
@@ -266,7 +274,8 @@ def _phases(
         device,
     )
     groups = shape.num_videos if measures.slicing else 1
-    decoding = measure_decoding(variant, size, shape.num_videos // groups, measures.tile, dtype, device)
+    batch = shape.num_videos // groups
+    decoding = measure_decoding(variant, size, batch, measures.strips, measures.tile, dtype, device)
     parts["decode"] = replace(decoding, work=decoding.work * groups)
 
     # A network that encodes and decodes is one network.

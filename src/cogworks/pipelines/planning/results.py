@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -18,11 +18,19 @@ aten = torch.ops.aten
 
 
 class Form(NamedTuple):
-    """What a result looks like; the arguments of `torch.empty_strided`."""
+    """What a tensor looks like; the arguments of `torch.empty_strided`."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Self:
+        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+    def tensor(self) -> Tensor:
+        """A tensor without values that looks so."""
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device="meta")
 
 
 Rule = Callable[..., list[Form] | None]

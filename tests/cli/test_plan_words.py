@@ -1,0 +1,20 @@
+"""What `cogworks plan` says of measures."""
+
+from __future__ import annotations
+
+from cogworks.cli.plan import describe_measures
+from cogworks.config.measures import Measures
+
+
+def test_measures_in_words() -> None:
+    assert describe_measures(Measures()) == "as it is"
+    assert describe_measures(Measures(strips=True)) == "with the VAE in strips of rows"
+    words = describe_measures(Measures(offload=True, split_guidance=True, slicing=True, strips=True, tile=(64, 96)))
+    assert words.split(", ") == [
+        "with one video at a time through the VAE",
+        "the halves of guidance one after the other",
+        "the networks in memory one after the other",
+        "the VAE in strips of rows",
+        "the VAE in tiles of 96x64",
+        "which changes pixels a little",
+    ]
