@@ -131,7 +131,12 @@ def prepared_step(pair: TransformerPair, inputs: TransformerInputs) -> Callable[
     table = network.modulation_table(steps)
     text_tokens = network.patch_embed.text_proj(inputs.text_emb)
     latents = inputs.latents[:1]
-    return lambda: network.predict(latents, text_tokens, table.row(12))
+
+    def predict() -> Tensor:
+        with torch.inference_mode():  # as runs do; diffusers' go without gradients alone
+            return network.predict(latents, text_tokens, table.row(12))
+
+    return predict
 
 
 def runner_of_theirs(network: Any, inputs: TransformerInputs, stride: int = 8) -> Callable[[], Tensor]:

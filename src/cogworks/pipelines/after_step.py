@@ -59,4 +59,5 @@ class AfterStep:
         denoise.text = returned.get("prompt_embeds", denoise.text).to(denoise.text)
         if denoise.negative is not None:
             denoise.negative = returned.get("negative_prompt_embeds", denoise.negative).to(denoise.negative)
+        denoise.look_again()
         return returned["latents"].transpose(1, 2).to(state) if "latents" in returned else None

@@ -95,14 +95,9 @@ class Denoiser:
         return guide(unconditional, conditional, self.guidance(step))
 
     def prepare(self) -> Prepared:
-        """What all steps have in common, computed again where a callback has changed what it comes from."""
+        """What all steps have in common."""
         transformer, known = self.transformer, self._prepared
-        if (
-            known is None
-            or known.embeddings[0] is not self.text
-            or known.embeddings[1] is not self.negative
-            or not known.weights.unchanged(transformer.preparing)
-        ):
+        if known is None:
             text = self.text if self.negative is None else torch.cat([self.negative, self.text])
             timesteps = torch.tensor(self._timesteps, device=text.device)
             ofs = None if transformer.ofs_embed is None else torch.full_like(timesteps, OFS, dtype=text.dtype)
@@ -113,6 +108,16 @@ class Denoiser:
                 Seen(transformer.preparing),
             )
         return known
+
+    def look_again(self) -> None:
+        """Somebody had the network and the embeddings in hand: what all steps have in common may be another now."""
+        known = self._prepared
+        if known is not None and not (
+            known.embeddings[0] is self.text
+            and known.embeddings[1] is self.negative
+            and known.weights.unchanged(self.transformer.preparing)
+        ):
+            self._prepared = None
 
     def _predict(self, latents: Tensor, text_tokens: Tensor, table: ModulationTable, info: StepInfo) -> Tensor:
         """What the network says, float32, for each branch of which there are text tokens."""
