@@ -102,7 +102,7 @@ def _is_plain(norm: nn.Module) -> bool:
     return (
         type(norm) is nn.LayerNorm
         and not (norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks)
-        and not torch.is_autocast_enabled(norm.weight.device.type)
+        and (norm.weight.is_meta or not torch.is_autocast_enabled(norm.weight.device.type))
     )
 
 
