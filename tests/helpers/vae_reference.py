@@ -37,6 +37,15 @@ RENAMED_FROM_DIFFUSERS = (
 )
 
 
+def perturbed_vae() -> VAE:
+    """Ours alone, every parameter perturbed."""
+    torch.manual_seed(0)
+    vae = VAE(SMALL_CONFIG).requires_grad_(False)
+    for parameter in vae.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    return vae
+
+
 def rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
     """Apply every (pattern, replacement) in order."""
     for pattern, replacement in rules:

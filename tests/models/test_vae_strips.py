@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cogworks.models.vae import VAE
 from cogworks.nn.causal_conv import CausalConv3d
-from helpers.vae_reference import SMALL_CONFIG, random_clip
+from helpers.vae_reference import perturbed_vae, random_clip
 
 FRAMES = 17
 LATENTS = (1, 4, 5)
@@ -19,11 +19,7 @@ LATENTS = (1, 4, 5)
 
 @pytest.fixture(scope="module")
 def vae() -> VAE:
-    torch.manual_seed(0)
-    vae = VAE(SMALL_CONFIG).requires_grad_(False)
-    for parameter in vae.parameters():
-        parameter.add_(0.1 * torch.randn_like(parameter))
-    return vae
+    return perturbed_vae()
 
 
 @pytest.fixture(autouse=True)

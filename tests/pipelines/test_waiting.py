@@ -16,7 +16,7 @@ from cogworks.nn.time_context import Waiting
 from cogworks.pipelines import codec
 from cogworks.pipelines.progress import ignore
 from cogworks.pipelines.waiting import OnHost, waiting_room
-from helpers.vae_reference import SMALL_CONFIG, random_clip
+from helpers.vae_reference import perturbed_vae, random_clip
 
 CPU = torch.device("cpu")
 
@@ -40,11 +40,7 @@ class Counted(OnHost):
 
 @pytest.fixture(scope="module")
 def vae() -> VAE:
-    torch.manual_seed(0)
-    vae = VAE(SMALL_CONFIG).requires_grad_(False)
-    for parameter in vae.parameters():
-        parameter.add_(0.1 * torch.randn_like(parameter))
-    return vae
+    return perturbed_vae()
 
 
 def joined(pieces: Iterator[Tensor]) -> Tensor:
