@@ -114,4 +114,9 @@ class ShapesBatches:
 
 def to_batch(clips: list[NDArray[np.uint8]]) -> Tensor:
     """Clips (T, H, W, 3) of one shape -> (B, 3, T, H, W) float32 in [-1, 1]."""
-    return rearrange(torch.from_numpy(np.stack(clips)), "b t h w c -> b c t h w").float() / 127.5 - 1
+    return levels_to_pixels(rearrange(torch.from_numpy(np.stack(clips)), "b t h w c -> b c t h w"))
+
+
+def levels_to_pixels(levels: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1], of any shape. It holds nothing besides: a batch of pixels is large."""
+    return levels.float().div_(127.5).sub_(1)

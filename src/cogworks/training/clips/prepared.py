@@ -32,7 +32,7 @@ from cogworks.data.buckets import sort_by_bucket
 from cogworks.data.clips import ClipFault
 from cogworks.data.epochs import EpochOrder
 from cogworks.errors import DataError, RecipeError, RunError
-from cogworks.training.clips.batches import Batches, LatentBatch, ShapesBatches
+from cogworks.training.clips.batches import Batches, LatentBatch, ShapesBatches, levels_to_pixels
 from cogworks.training.clips.read import open_clips, order_fingerprint
 from cogworks.training.clips.sources import hash_of, source_of
 from cogworks.training.transformer.start import Parts, find_parts, helper_dtype, load_tokenizer_part
@@ -215,7 +215,7 @@ class PreparedBatches:
             texts, empty = torch.stack([self._text(caption) for caption in captions]), self._text("")[None]
         if self.images:
             frames = torch.stack([read_tensor(file, "image") for file in files])
-            images = rearrange(frames, "b h w c -> b c h w").float() / 127.5 - 1
+            images = levels_to_pixels(rearrange(frames, "b h w c -> b c h w"))
         return LatentBatch(latents, captions, number, texts, empty, images)
 
     def fingerprint(self) -> str:

@@ -18,7 +18,7 @@ from cogworks.config.variants import VARIANTS, Variant
 from cogworks.errors import WeightsError
 from cogworks.models.text_encoder import TextEncoder
 from cogworks.models.tokenizer import Tokenizer
-from cogworks.training.clips.batches import CaptionBatch, ClipBatch, LatentBatch, PixelBatch
+from cogworks.training.clips.batches import CaptionBatch, ClipBatch, LatentBatch, PixelBatch, levels_to_pixels
 from cogworks.training.export import TrainingModule
 from cogworks.training.text_encoder.facts import FACTS
 from cogworks.training.text_encoder.module import TextEncoderModule, TrainingText
@@ -90,8 +90,7 @@ def empty_batch(recipe: Recipe, variant: Variant, bucket: Bucket, size: int, dev
             torch.empty(size, 3, bucket.height, bucket.width, device=META) if variant.takes_image else None,
         )
     clips = torch.empty(size, *bucket, 3, dtype=torch.uint8, device=META)
-    pixels = clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # as `batches.to_batch` does
-    return PixelBatch(pixels, captions, 0)
+    return PixelBatch(levels_to_pixels(clips.permute(0, 4, 1, 2, 3)), captions, 0)
 
 
 def empty_captions(variant: Variant, size: int) -> CaptionBatch:

@@ -27,13 +27,14 @@ from cogworks.pipelines.planning.calibration import calibrate
 from cogworks.pipelines.planning.meter import Meter, Work
 from cogworks.pipelines.planning.plan import SAFE_SHARE, free_memory, is_here, plan_run
 from cogworks.pipelines.planning.shape import RunShape
-from cogworks.training.clips.batches import CaptionBatch, PixelBatch
+from cogworks.training.clips.batches import Batch, CaptionBatch, PixelBatch
 from cogworks.training.export import TrainingModule
 from cogworks.training.planning.meter import AsOnDevice, Stage, TrainingMeter, backward, dry_step, narrow_dtype
 from cogworks.training.planning.networks import META, buckets_of, empty_batch, empty_captions, empty_module
 from cogworks.training.text_encoder.module import TextEncoderModule
 from cogworks.training.transformer.module import TransformerModule
 from cogworks.training.transformer.start import weights_dtype
+from cogworks.training.vae.module import VAEModule
 from cogworks.training.watching.watch import sample_tokens
 
 SAMPLES = "samples"
@@ -142,7 +143,7 @@ def plan_training(recipe: Recipe, device: torch.device, *, budget: int | None = 
         budget = int(free_memory(device) * SAFE_SHARE)
     with Meter(device):  # who builds networks asks whether weights are finite; a meter says yes
         module = empty_module(recipe, device)
-    variant = module.model.variant if isinstance(module, TransformerModule) else module.variant
+    variant = _variant(module)
     bucket = max(buckets_of(recipe), key=lambda each: each.frames * each.height * each.width)
     measured = max((_measure(recipe, module, device, bucket, step) for step in _steps(recipe)), key=lambda m: m.held)
     networks = list(_networks(module))
@@ -159,9 +160,7 @@ def plan_training(recipe: Recipe, device: torch.device, *, budget: int | None = 
     resting = held + measured.optimizer + _bytes(trained)
     if isinstance(recipe, TransformerRecipe) and recipe.samples is not None:
         phases.append(_sampling(recipe, variant, bucket, device, resting, budget))
-    size = recipe.batch_size // recipe.accumulate
-    is_text = isinstance(module, TextEncoderModule)
-    batch = empty_captions(variant, size) if is_text else empty_batch(recipe, variant, bucket, size, device)
+    batch = _empty_batch(recipe, module, bucket, device)
     return TrainingPlan(
         name=variant.name,
         parameters=sum(weight.numel() for network in networks for weight in network.parameters()),
@@ -204,11 +203,17 @@ def _measure(recipe: Recipe, module: TrainingModule, device: torch.device, bucke
     meter = TrainingMeter(device, (weight for network in _networks(module) for weight in network.parameters()))
     parts = min(recipe.accumulate, 2)  # the others are like the second
     state: list[Tensor] = []
+    with meter:
+        following = _empty_batch(recipe, module, bucket, device)
     for _ in range(2):
         meter.stages.clear()
         for part in range(parts):
+            batch = following
+            if device.type == "cpu":  # Lightning has the next one made first; for other devices it lies with the host
+                with meter:
+                    following = _empty_batch(recipe, module, bucket, device)
             with dry_step(meter, recipe.precision) as mode, _watched(module, meter, mode):
-                _forward_and_backward(recipe, module, meter, bucket, step, first=part == 0)
+                _forward_and_backward(module, batch, meter, step, first=part == 0)
         with meter:
             state = state or [moment for weight in _trained(module) for moment in _optimizer_state(recipe, weight)]
             temporary = [torch.empty(size, dtype=torch.uint8, device=META) for size in _optimizer_work(recipe, module)]
@@ -224,16 +229,16 @@ def _measure(recipe: Recipe, module: TrainingModule, device: torch.device, bucke
 
 
 def _forward_and_backward(
-    recipe: Recipe, module: TrainingModule, meter: TrainingMeter, bucket: Bucket, step: int, *, first: bool
+    module: TrainingModule, batch: Batch, meter: TrainingMeter, step: int, *, first: bool
 ) -> None:
     """One part of a step, in the order of Lightning: gradients of the step before stay until its first backward."""
-    size = recipe.batch_size // recipe.accumulate
-    if isinstance(module, TransformerModule):
-        loss = module.losses(empty_batch(recipe, module.model.variant, bucket, size, meter.device))[0].mean()
-    elif isinstance(module, TextEncoderModule):
-        loss = module.losses(empty_captions(module.variant, size))[0]
+    if isinstance(batch, CaptionBatch):
+        assert isinstance(module, TextEncoderModule)
+        loss = module.losses(batch)[0]
+    elif isinstance(module, TransformerModule):
+        loss = module.losses(batch)[0].mean()
     else:
-        batch = empty_batch(recipe, module.variant, bucket, size, meter.device)
+        assert isinstance(module, VAEModule)
         assert isinstance(batch, PixelBatch)  # a VAE learns from nothing else
         loss = module.losses(batch, step)[0]
     meter.end_stage("forward")
@@ -241,6 +246,18 @@ def _forward_and_backward(
         module.zero_grad(set_to_none=True)
     backward(loss)
     meter.end_stage("backward")
+
+
+def _empty_batch(recipe: Recipe, module: TrainingModule, bucket: Bucket, device: torch.device) -> Batch:
+    """What a part of a step is given."""
+    size = recipe.batch_size // recipe.accumulate
+    if isinstance(module, TextEncoderModule):
+        return empty_captions(module.variant, size)
+    return empty_batch(recipe, _variant(module), bucket, size, device)
+
+
+def _variant(module: TrainingModule) -> Variant:
+    return module.model.variant if isinstance(module, TransformerModule) else module.variant
 
 
 @contextmanager
