@@ -248,6 +248,8 @@ def test_no_file_is_overwritten_without_force(run: Run, model: str) -> None:
         (("--seconds", "1", "--frames", "9"), "not both"),
         (("--lora", "missing.safetensors"), "missing.safetensors"),
         (("--memory", "lots"), "8GB"),
+        (("--tile", "60x64"), "the width of a tile must be a multiple of 8 pixels, got 60"),
+        (("--tile", "large"), "720x480"),
         (("--dtype", "int8"), "float32"),
         (("--device", "cuda:99"), "cuda:99"),
         (("--upscale", "0"), "upscale"),

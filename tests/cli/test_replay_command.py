@@ -96,6 +96,20 @@ def test_the_measures_of_the_recipe_are_taken_again(run: Run, model: str, unknow
     assert again["cogworks"]["run"]["measures"] == {"strips": False, **taken}
 
 
+def test_tiles_have_to_be_asked_for(run: Run, model: str) -> None:
+    common = ("--model", model, "--seed", 3, "--size", "64x64")
+    assert run("generate", PROMPT, *common, "-o", "whole.gif", "--memory", "1MB").code == 0
+    assert run("generate", PROMPT, *common, "-o", "tiled.gif", "--tile", "32x24").code == 0
+    taken: list[Any] = [read_metadata(f"{name}.gif")["cogworks"]["run"]["measures"] for name in ("whole", "tiled")]
+    assert [measures["tile"] for measures in taken] == [None, [24, 32]]
+    assert "the pixels are equal" in run("replay", "tiled.gif").err
+    ran = run("replay", "tiled.gif", "--exact", "-o", "again.gif")
+    assert "measures" in ran.err
+    np.testing.assert_array_equal(read_video("again.gif").frames, read_video("whole.gif").frames)
+    refused = run("replay", "tiled.gif", "--exact", "--tile", "32x32")
+    assert (refused.code, "--tile changes pixels: give it or --exact, not both" in refused.err) == (2, True)
+
+
 def test_show_prints_the_recipe(run: Run, model: str) -> None:
     run("generate", PROMPT, "--model", model, "--seed", 3, "-o", "out.mp4")
     shown = yaml.safe_load(run("show", "out.mp4").out)

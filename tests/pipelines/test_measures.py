@@ -62,7 +62,6 @@ def test_exact_measures_give_the_same_pixels(fresh: Small, name: str, measures: 
     assert np.array_equal(frames(measured, **source(name)), expected)
     assert np.array_equal(frames(measured, **source(name)), expected)  # again, from what is left in memory
     assert measured.last_measures == measures
-    assert measures.exact
     assert not np.array_equal(frames(measured, **source(name), guidance_scale=5.0), expected)  # negative control
 
 
@@ -176,7 +175,6 @@ def test_tiles_stay_close(fresh: Small) -> None:
     error = np.square(whole.frames.astype(float) - tiled.frames).mean()
     psnr = 10 * np.log10(255**2 / error)
     assert 35 < psnr < 60  # and not equal: the tiles were there
-    assert not pipeline.last_measures.exact
 
 
 # ---- measures that a plan takes
@@ -219,24 +217,26 @@ def test_a_run_that_may_not_fit_is_announced_and_tried(fresh: Small, caplog: pyt
     assert "It is tried all the same" in caplog.text
 
 
-def test_tiles_are_announced(fresh: Small, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("cogworks.pipelines.generate.plan_run", Planned(Measures(tile=(64, 96))))
-    fresh("small").generate("a", num_inference_steps=1)
-    assert "the VAE works in tiles of 96x64, which changes pixels a little; --exact, or exact=True" in caplog.text
-    caplog.clear()
+def test_measures_are_taken_without_a_word(
+    fresh: Small, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They keep the pixels."""
     monkeypatch.setattr("cogworks.pipelines.generate.plan_run", Planned(Measures(offload=True, strips=True)))
     fresh("small").generate("a", num_inference_steps=1)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_an_exact_run_that_does_not_fit_is_refused(fresh: Small) -> None:
-    with pytest.raises(RequestError, match=r"this run needs .* and may hold 1\.0 MB"):
-        fresh("small", memory="1MB", exact=True).generate("a", num_inference_steps=1)
-    with pytest.raises(RequestError, match="tiles change pixels"):
-        fresh("small", measures=Measures(tile=(64, 64)), exact=True)
-    pipeline = fresh("small", memory="2GB", exact=True)
-    pipeline.generate("a", num_inference_steps=1)
-    assert pipeline.last_measures.exact
+def test_tiles_are_taken_where_they_are_asked_for(fresh: Small) -> None:
+    request: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 1, "seed": 1}
+    planned = fresh("small", tile=(32, 32))
+    made = planned.generate("a", **request)
+    assert planned.last_measures == Measures(tile=(32, 32))
+    by_hand = fresh("small", measures=Measures(tile=(32, 32))).generate("a", **request)
+    assert isinstance(made, Video)
+    assert isinstance(by_hand, Video)
+    assert np.array_equal(made.frames, by_hand.frames)
+    with pytest.raises(RequestError, match="not both"):
+        fresh("small", measures=Measures(), tile=(32, 32))
 
 
 def test_a_run_that_the_machine_cannot_hold_is_refused(fresh: Small, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,8 +59,9 @@ def unplanned(pipeline: Pipeline) -> Pipeline:
 def test_decoding_goes_on_in_smaller_pieces(
     small: Small, short: Callable[..., Any], error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Exact measures first, then tiles of half the size, until it fits; the latents stay."""
+    """Measures that keep the pixels, and tiles of half the size where tiles were asked for; the latents stay."""
     pipeline = unplanned(small("small"))
+    pipeline.measures = Measures(tile=(128, 128))
     asked = short(Decoder, lambda shape: shape[0] == 1 and shape[3] <= 8, error)
     videos = pipeline.generate(["a", "b"], **TALL)
     assert [video.frames.shape for video in videos] == [(1, 128, 64, 3)] * 2
@@ -76,9 +77,7 @@ def test_decoding_goes_on_in_smaller_pieces(
 
 
 def test_strips_may_be_enough(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They keep the pixels, so a run that has to be exact takes them too."""
     pipeline = unplanned(small("small"))
-    pipeline.exact = True
     expected = pipeline.generate("a", **TALL).frames
     right = Decoder.forward
 
@@ -93,17 +92,18 @@ def test_strips_may_be_enough(small: Small, monkeypatch: pytest.MonkeyPatch) -> 
     assert pipeline.last_measures == Measures(offload=True, strips=True)
 
 
-def test_an_exact_run_ends_where_tiles_would_begin(small: Small, short: Callable[..., Any]) -> None:
+def test_tiles_are_for_who_asks_for_them(small: Small, short: Callable[..., Any]) -> None:
+    """They change pixels. Who has none is told of them when there is nothing else left."""
     pipeline = unplanned(small("small"))
-    pipeline.exact = True
     asked = short(Decoder, lambda shape: shape[3] <= 8, GPU_SHORTAGE)
-    with pytest.raises(MemoryShortageError, match="ran out in decoding and there is nothing left to save"):
+    with pytest.raises(MemoryShortageError, match=r"ran out in decoding .* nothing left to save .* --tile 256x256"):
         pipeline.generate(["a", "b"], **TALL)
     assert {shape[3:] for shape in asked} == {(16, 8)}  # whole pictures, all of them
 
 
 def test_encoding_goes_on_in_smaller_pieces(small: Small, short: Callable[..., Any]) -> None:
     pipeline = unplanned(small("small-i2v"))
+    pipeline.measures = Measures(tile=(128, 128))
     short(Encoder, lambda shape: shape[3] <= 64, GPU_SHORTAGE)
     image = torch.zeros(128, 64, 3, dtype=torch.uint8).numpy()
     assert isinstance(pipeline.generate("a", image=image, **TALL), Video)
@@ -156,10 +156,11 @@ def test_other_faults_are_not_taken_for_it(small: Small, short: Callable[..., An
 
 
 def test_tiles_halve_down_to_the_least() -> None:
-    measures, tiles = Measures(), []
+    measures, tiles = Measures(tile=(480, 720)), []
     while relief := in_smaller_tiles(measures, 480, 720):
         measures = relief[0]
         tiles.append(measures.tile)
     assert tiles == [(240, 368), (128, 192), (64, 96), (64, 64)]
-    assert in_smaller_tiles(Measures(), 64, 48) is None
+    assert in_smaller_tiles(Measures(tile=(64, 48)), 64, 48) is None
+    assert in_smaller_tiles(Measures(), 480, 720) is None
     assert in_smaller_tiles(Measures(tile=(480, 480)), 64, 128) == (Measures(tile=(64, 64)), "in tiles of 64x64")

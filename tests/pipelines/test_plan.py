@@ -12,6 +12,7 @@ import torch
 
 from cogworks.config.measures import Measures
 from cogworks.config.variants import COGVIDEOX_5B, PUBLISHED, TINY, Variant
+from cogworks.errors import RequestError
 from cogworks.models.vae import VAE
 from cogworks.nn.time_context import Stream
 from cogworks.pipelines.codec import STRIPS
@@ -48,53 +49,46 @@ def test_the_first_rung_that_fits_is_taken() -> None:
 ALL_EXACT = Measures(offload=True, split_guidance=True, strips=True)
 
 
-def test_tiles_come_after_what_keeps_the_pixels() -> None:
+def test_no_plan_takes_tiles_by_itself() -> None:
     shape = replace(default_shape(TINY), geometry=geometry(TINY, 256, 256, 17))
     whole = make(TINY, 1, shape, measures=Measures(offload=True, split_guidance=True))
     plan = make(TINY, (whole.peak - 1) / GB, shape)
-    assert plan.measures == Measures(strips=True)  # with strips, nothing else is needed any more
-    assert plan.fits
-    assert plan.measures.exact
-    strips = make(TINY, 1, shape, measures=ALL_EXACT)
-    plan = make(TINY, (strips.peak - 1) / GB, shape)
-    assert plan.measures == Measures(strips=True, tile=(64, 64))
-    assert plan.fits
-    assert not plan.measures.exact
-    # Where nothing fits it is planned with all measures.
-    none = make(TINY, 0.01, shape)
-    assert (none.fits, none.measures) == (False, replace(ALL_EXACT, tile=(64, 64)))
+    assert (plan.fits, plan.measures) == (True, Measures(strips=True))  # with strips, nothing else is needed any more
+    # Where nothing fits it is planned as small as it gets with the same pixels.
+    least = make(TINY, 1, shape, measures=ALL_EXACT)
+    plan = make(TINY, (least.peak - 1) / GB, shape)
+    assert (plan.fits, plan.peak, plan.measures.tile) == (False, least.peak, None)
+    assert make(TINY, (least.peak + 1) / GB, shape).fits
 
 
-def test_an_exact_plan_has_no_tiles_and_fits_or_not() -> None:
+def test_tiles_that_are_asked_for_are_in_every_plan() -> None:
     shape = replace(default_shape(TINY), geometry=geometry(TINY, 256, 256, 17))
-    whole = make(TINY, 1, shape, measures=ALL_EXACT)
-    plan = make(TINY, (whole.peak - 1) / GB, shape, exact=True)
-    assert (plan.fits, plan.measures.exact) == (False, True)
-    assert make(TINY, (whole.peak + 1) / GB, shape, exact=True).fits
+    least = make(TINY, 1, shape, measures=ALL_EXACT)
+    assert make(TINY, 1, shape, tile=(64, 96)).measures == Measures(tile=(64, 96))
+    plan = make(TINY, (least.peak - 1) / GB, shape, tile=(64, 64))
+    assert plan.fits
+    assert plan.measures.tile == (64, 64)
+    with pytest.raises(RequestError, match="the width of a tile must be a multiple of 8 pixels, got 60"):
+        make(TINY, 1, shape, tile=(64, 60))
 
 
 def test_the_ladder_leaves_out_what_has_no_effect() -> None:
     alone = replace(default_shape(TINY), guided=False)
-    assert list(ladder(TINY, alone, torch.device("cpu"))) == [  # a picture smaller than the published tile
+    assert list(ladder(alone)) == [
         Measures(),
         Measures(offload=True),
         Measures(strips=True),
         Measures(offload=True, strips=True),
     ]
-    both = list(ladder(TINY, replace(alone, guided=True, num_videos=2), torch.device("cpu")))
+    both = list(ladder(replace(alone, guided=True, num_videos=2)))
     assert len(both) == len(set(both)) == 16
     assert both[0] == Measures()
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_whole_pictures_come_before_strips_and_strips_before_tiles(device: str) -> None:
-    """Tiles are cut into strips only where the frames of all tiles can wait elsewhere."""
-    large = replace(default_shape(TINY), guided=False, geometry=geometry(TINY, 480, 720, 17))
-    variant = replace(TINY, vae=replace(TINY.vae, sample_size=(480, 720)))
-    rungs = ladder(variant, large, torch.device(device))
-    cuts = [(measures.strips, measures.tile) for measures in rungs if not measures.offload]
-    tiles = [(240, 360), (120, 176), (64, 88)]
-    assert cuts == [(False, None), (True, None), *((device == "cuda", tile) for tile in tiles)]
+def test_whole_pictures_come_before_strips() -> None:
+    rungs = list(ladder(replace(default_shape(TINY), num_videos=2)))
+    assert [measures.strips for measures in rungs] == [False] * 8 + [True] * 8
+    assert {measures.tile for measures in rungs} == {None}  # these change pixels
 
 
 def test_measures_that_are_given_are_described_whatever_they_are() -> None:

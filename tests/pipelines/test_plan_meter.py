@@ -179,7 +179,7 @@ def test_neither_a_plan_nor_a_run_imports_the_compiler() -> None:
         "from cogworks.pipelines.planning.shape import default_shape\n"
         "plan_run(TINY, default_shape(TINY), device=torch.device('cpu'), dtype=torch.float32,"
         " text_dtype=torch.float32, budget=10**9, seconds=False)\n"
-        "from cogworks.config.variants import COGVIDEOX_5B as large\n"  # which comes down to tiles
+        "from cogworks.config.variants import COGVIDEOX_5B as large\n"  # which comes down to strips
         "plan_run(large, default_shape(large), device=torch.device('cpu'), dtype=torch.float32,"
         " text_dtype=torch.float32, budget=10**9, seconds=False)\n"
         "import cogworks\n"

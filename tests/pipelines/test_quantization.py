@@ -189,8 +189,6 @@ def test_a_dry_run_counts_products_of_int8_as_matrix_products() -> None:
 def test_it_is_refused_where_it_cannot_be(fresh: Fresh, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no quantization named 'int4'; there are int8 and int8-weights"):
         fresh("small", quantize="int4")
-    with pytest.raises(RequestError, match="int8 changes pixels: leave quantize out, or do not ask for an exact"):
-        fresh("small", quantize="int8", exact=True)
     with pytest.raises(RequestError, match="held as int8-weights, which no model folder is"):
         fresh("small", quantize="int8-weights").save_pretrained(tmp_path / "m")
 

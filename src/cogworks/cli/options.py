@@ -77,11 +77,21 @@ class Machine:
     """What to compute in; if not given, what was published, or float32 where the device has no units for that."""
     memory: str | None = None
     """Memory that the run may take, for example 8GB; what is free if not given."""
-    exact: Switch = False
-    """Do nothing that changes pixels to need less memory: where that does not fit, stop with a sentence."""
+    tile: str | None = None
+    """Have the VAE work in overlapping tiles of this width and height in pixels, for example 256x256: less memory, and
+    pixels that are close, not equal. Never done without asking."""
     quantize: Quantization | None = None
     """Hold the transformer in 8 bits, which changes pixels: int8-weights for less memory, int8 to multiply in 8 bits
     too, for speed on CPUs with VNNI or AMX."""
+
+    def tile_sides(self) -> tuple[int, int] | None:
+        """Height and width of --tile. Raises RequestError where it is no size."""
+        from cogworks.config.request import parse_size
+
+        if self.tile is None:
+            return None
+        width, height = parse_size(self.tile)
+        return height, width
 
 
 @Parameter(name="*", group=FILES)

@@ -40,7 +40,7 @@ def plan(
 
     if recipe is not None:
         asked = given(content, settings)
-        unused = [name for name in ("dtype", "quantize") if getattr(machine, name) is not None]
+        unused = [name for name in ("dtype", "tile", "quantize") if getattr(machine, name) is not None]
         if asked or unused:
             raise RequestError(f"a recipe says all of a run itself; {', '.join([*asked, *unused])} is for videos")
         plan_recipe(recipe, list(overrides), machine, as_json=as_json)
@@ -86,11 +86,9 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
     from cogworks.pipelines.planning.plan import plan_run, what_would_fit
     from cogworks.pipelines.planning.shape import request_shape
     from cogworks.pipelines.provenance import hardware
-    from cogworks.pipelines.quantization import check_exact
     from cogworks.weights.load import load_variant
     from cogworks.weights.source import resolve
 
-    check_exact(machine.quantize, exact=machine.exact)
     variant = VARIANTS.get(request.model) or load_variant(resolve(request.model, local_files_only=True))
     device, budget, here = choose_place(machine)
     dtype = choose_dtype(machine.dtype) or compute_dtype(getattr(torch, variant.dtype), device)
@@ -102,8 +100,8 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
         dtype=dtype,
         text_dtype=dtype,
         budget=budget,
+        tile=machine.tile_sides(),
         tidy=budget is not None,
-        exact=machine.exact,
         seconds=here,
     )
     where = f"{hardware(device) if here else 'a GPU'}, {str(dtype).removeprefix('torch.')}"

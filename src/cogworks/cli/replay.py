@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from cogworks.cli.options import FILES, Content, Files, Machine, Settings, given
-from cogworks.cli.terminal import AsJson, ProgressDisplay, refuse_existing, say
+from cogworks.cli.options import FILES, MACHINE, Content, Files, Machine, Settings, given
+from cogworks.cli.terminal import AsJson, ProgressDisplay, Switch, refuse_existing, say
 from cogworks.errors import ReplayError, RequestError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def replay(
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], group=FILES)] = None,
     files: Files = Files(),
     machine: Machine = Machine(),
+    exact: Annotated[Switch, Parameter(group=MACHINE)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a video again from the recipe in its file, and say whether the pixels are equal.
@@ -37,6 +38,7 @@ def replay(
         file: A video made by `cogworks generate`.
         prompt: Another prompt.
         output: The new file; NAME-replay beside the old one if not given.
+        exact: Leave out what changed pixels to save memory or time: 8 bits, tiles.
         as_json: Print JSON: the result on standard output, progress as events on standard error.
     """
     from cogworks.cli.run_jobs import play, report
@@ -45,6 +47,9 @@ def replay(
     from cogworks.pipelines.job import Means, Workshop
     from cogworks.video import check_output, read_metadata
 
+    if exact and (machine.quantize or machine.tile):
+        option = "--quantize" if machine.quantize else "--tile"
+        raise RequestError(f"{option} changes pixels: give it or --exact, not both")
     old = VideoRecipe.from_metadata(read_metadata(file), str(file))
     changes = given(content, settings)
     if prompt is not None:
@@ -61,9 +66,9 @@ def replay(
             device=machine.device,
             dtype=machine.dtype or old.run["dtype"],
             memory=machine.memory,
-            exact=machine.exact,
-            quantize=machine.quantize or (None if machine.exact else old.run.get("quantize")),
-            measures=None if machine.memory or machine.exact else measures,
+            quantize=machine.quantize or (None if exact else old.run.get("quantize")),
+            tile=machine.tile_sides(),
+            measures=None if machine.memory or machine.tile or exact else measures,
         )
     )
     with ProgressDisplay() as display:

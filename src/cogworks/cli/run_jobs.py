@@ -69,7 +69,7 @@ def run_jobs(
             device=machine.device,
             dtype=machine.dtype,
             memory=machine.memory,
-            exact=machine.exact,
+            tile=machine.tile_sides(),
             quantize=machine.quantize,
         )
     )

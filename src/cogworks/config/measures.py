@@ -1,4 +1,4 @@
-"""What a run may do to need less memory. Knows no torch: the same object stands in a plan, a request and a recipe."""
+"""What a run may do to need less memory. Knows no torch: the same object stands in a plan and a recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ whole life of a pipeline. "int8" multiplies tokens in 8 bits too, "int8-weights"
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """How a run trades time, or a trace of exactness, for memory. None of them is on by itself.
+    """How a run trades time for memory. A run takes them by itself, but for tiles: those have to be asked for.
 
     How exact each of them is, in figures that tests hold, is said in docs/hardware.md#how-exact-they-are.
 
@@ -33,8 +33,3 @@ class Measures:
     slicing: bool = False
     strips: bool = False
     tile: tuple[int, int] | None = None
-
-    @property
-    def exact(self) -> bool:
-        """Whether the result is that of a run without measures, but for rounding."""
-        return self.tile is None

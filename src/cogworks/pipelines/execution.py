@@ -39,22 +39,16 @@ Relief = tuple[Measures, str] | None
 class Execution:
     """Does the parts of one run.
 
-    Args:
-        exact: memory that runs out is an error where nothing is left to save but by changing pixels.
-
     Attributes:
         measures: those that are in force.
         residence: where the networks are.
     """
 
-    def __init__(
-        self, components: Components, measures: Measures, on_progress: OnProgress, *, exact: bool = False
-    ) -> None:
+    def __init__(self, components: Components, measures: Measures, on_progress: OnProgress) -> None:
         self.variant, self.networks, self.device = components.variant, components.networks, components.device
         self.residence = Residence(components, offload=measures.offload, on_progress=on_progress)
         self.on_progress = on_progress
         self._measures = measures
-        self._exact = exact
 
     @property
     def measures(self) -> Measures:
@@ -118,7 +112,7 @@ class Execution:
                 one_by_one(measures, batch)
                 or self._offloaded(measures, self.networks.vae)
                 or in_strips(measures)
-                or self._in_smaller_tiles(measures, rows * stride, columns * stride)
+                or in_smaller_tiles(measures, rows * stride, columns * stride)
             )
 
         with self.residence.use(self.networks.vae) as vae:
@@ -138,16 +132,13 @@ class Execution:
             return (
                 self._offloaded(measures, self.networks.vae)
                 or in_strips(measures)
-                or self._in_smaller_tiles(measures, height, width)
+                or in_smaller_tiles(measures, height, width)
             )
 
         posterior, self._measures = with_relief(
             lambda measures: encode(vae, source, measures), self._measures, relieve, self.device, "encoding"
         )
         return posterior
-
-    def _in_smaller_tiles(self, measures: Measures, height: int, width: int) -> Relief:
-        return None if self._exact else in_smaller_tiles(measures, height, width)
 
     def _relieve_sampling(self, measures: Measures, *, guided: bool) -> Relief:
         halves = in_halves(measures) if guided else None

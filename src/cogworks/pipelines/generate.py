@@ -66,7 +66,7 @@ class Pipeline:
         components: the model.
         measures: what every run does to need less memory; None leaves it to a plan for each run.
         memory: bytes that a plan may use; None for what is free.
-        exact: take no measure that changes pixels, and refuse a run that does not fit without.
+        tile: height and width of the tiles that a plan has the VAE work in; None for none.
         model: what was loaded, for recipes: a name, hub id or folder.
 
     Attributes:
@@ -80,16 +80,14 @@ class Pipeline:
         *,
         measures: Measures | None = None,
         memory: int | None = None,
-        exact: bool = False,
+        tile: tuple[int, int] | None = None,
         model: str | None = None,
     ) -> None:
-        if exact and measures is not None and not measures.exact:
-            raise RequestError("tiles change pixels: leave them out of the measures, or do not ask for an exact result")
         self.components = components
         self.model = model or str(components.folder.path)
         self.measures = measures
         self.memory = memory
-        self.exact = exact
+        self.tile = tile
         self.last_measures = measures or Measures()
         self.last_latents: Tensor | None = None
         self._plans: dict[tuple[RunShape, int | None], Plan] = {}
@@ -204,7 +202,7 @@ class Pipeline:
             steps=len(steps),
             source=kind,
         )
-        work = Execution(self.components, self.measures or self.plan(shape).measures, on_progress, exact=self.exact)
+        work = Execution(self.components, self.measures or self.plan(shape).measures, on_progress)
         run = None if checkpoint is None else checkpoint.read(blank, len(steps))
 
         # Encode the prompt, and what to begin from.
@@ -286,8 +284,7 @@ class Pipeline:
         """What a run of this shape takes, and how it fits. Made once for each shape.
 
         Raises:
-            RequestError: the device has less memory in all than the run needs with every measure, or less than a run
-                that has to be exact may hold.
+            RequestError: the device has less memory in all than the run needs with every measure.
         """
         shape = replace(shape, quantize=self.components.quantize)
         asked = shape, self.memory
@@ -310,24 +307,16 @@ class Pipeline:
             text_dtype=text_dtype,
             budget=budget,
             measures=self.measures,
+            tile=self.tile,
             tidy=self.memory is not None,
-            exact=self.exact,
         )
         if plan.tidy and device.type == "cpu":
             give_back_early()
         if not plan.fits:
             advice = what_would_fit(self.variant, plan, device=device, dtype=dtype, text_dtype=text_dtype)
-            if self.exact or plan.peak > total_memory(device):
+            if plan.peak > total_memory(device):
                 raise RequestError(advice)
             log.warning("%s. It is tried all the same, and may run out of memory", advice)
-        if plan.measures.tile is not None and self.measures is None:
-            height, width = plan.measures.tile
-            log.warning(
-                "memory is short: the VAE works in tiles of %dx%d, which changes pixels a little; --exact, or "
-                "exact=True, forbids that",
-                width,
-                height,
-            )
         return plan
 
     def _blank_state(self, batch: int, size: Geometry) -> Tensor:

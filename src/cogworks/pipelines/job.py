@@ -57,7 +57,7 @@ class Means:
     dtype: str | None = None
     memory: str | None = None
     measures: Measures | None = None
-    exact: bool = False
+    tile: tuple[int, int] | None = None
     quantize: Quantization | None = None
 
 
@@ -165,7 +165,7 @@ class Workshop:
                 device=means.device,
                 measures=means.measures,
                 memory=means.memory,
-                exact=means.exact,
+                tile=means.tile,
                 quantize=means.quantize,
             )
             self._model = model

@@ -11,7 +11,7 @@ from cogworks.config.measures import Measures, Quantization
 from cogworks.config.units import parse_memory
 from cogworks.errors import RequestError
 from cogworks.pipelines.generate import Pipeline
-from cogworks.pipelines.quantization import announce, check_exact, packing_of
+from cogworks.pipelines.quantization import announce, packing_of
 from cogworks.weights.load import load_components, load_variant
 from cogworks.weights.source import resolve
 
@@ -26,7 +26,7 @@ def load(
     device: torch.device | str | None = None,
     measures: Measures | None = None,
     memory: int | str | None = None,
-    exact: bool = False,
+    tile: tuple[int, int] | None = None,
     quantize: Quantization | None = None,
     variant: str | None = None,
     revision: str | None = None,
@@ -44,7 +44,8 @@ def load(
         measures: what every run does to need less memory. By default each run takes those of a plan; with measures
             that keep the networks in memory, transformer and VAE are read now.
         memory: what a plan may use, in bytes or as "8GB"; by default what is free.
-        exact: take no measure that changes pixels (`Measures.exact`); where a run does not fit without, it is refused.
+        tile: height and width in pixels of tiles that the VAE is to work in besides what a plan takes: less memory, and
+            pixels that are close, not equal. Never done without asking.
         quantize: hold the linears of the transformer's blocks in 8 bits, which changes pixels: "int8-weights" for less
             memory, "int8" to multiply in 8 bits too, for speed on CPUs with units for that. Never done without asking.
         variant: precision in the names of the weight files, for example "fp16".
@@ -54,10 +55,11 @@ def load(
 
     Raises:
         WeightsError: nothing is there, or what is there is incomplete, damaged or no CogVideoX.
-        RequestError: no such dtype, device or quantization, an amount of memory that is none, or measures or a
-            quantization that are not exact where they have to be.
+        RequestError: no such dtype, device or quantization, an amount of memory that is none, or both a tile and
+            measures.
     """
-    check_exact(quantize, exact=exact)
+    if tile is not None and measures is not None:
+        raise RequestError("give tile to a run that is planned, or all measures by hand, with their tile; not both")
     packing = None if quantize is None else packing_of(quantize)
     budget = None if memory is None else parse_memory(memory)
     chosen_device = choose_device(device)
@@ -76,7 +78,7 @@ def load(
     )
     if quantize is not None:
         announce(quantize, chosen_device)
-    pipeline = Pipeline(components, measures=measures, memory=budget, exact=exact, model=str(model))
+    pipeline = Pipeline(components, measures=measures, memory=budget, tile=tile, model=str(model))
     if measures is not None:
         pipeline.load_networks()
     return pipeline

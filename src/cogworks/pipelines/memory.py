@@ -22,6 +22,7 @@ SHARED_MEMORY = ("cpu", "mps")
 MIN_TILE = 64
 """Smallest side in pixels of a tile that is chosen here: in smaller ones overlaps outweigh what is saved."""
 _TILE_UNIT = 16
+TILES = ", or let the VAE work in tiles, which change pixels a little: --tile 256x256, or load(..., tile=(256, 256))"
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
 
 
@@ -71,9 +72,10 @@ def with_relief(
         release_unused(device)
         relief = relieve(measures)
         if relief is None:
+            could_tile = measures.strips and measures.tile is None
             raise MemoryShortageError(
                 f"memory ran out in {part} and there is nothing left to save on {device}; ask for a smaller size or "
-                "fewer frames, or free memory"
+                f"fewer frames, or free memory{TILES if could_tile else ''}"
             )
         measures, words = relief
         log.warning("memory ran out in %s; trying again %s", part, words)
@@ -102,9 +104,10 @@ def in_strips(measures: Measures) -> tuple[Measures, str] | None:
 
 
 def in_smaller_tiles(measures: Measures, height: int, width: int) -> tuple[Measures, str] | None:
-    """Halve the tiles that pictures of `height` x `width` pixels pass through the VAE in."""
-    before = measures.tile or (height, width)
-    before = min(before[0], height), min(before[1], width)
+    """Halve the tiles, if there are any, that pictures of `height` x `width` pixels pass through the VAE in."""
+    if measures.tile is None:
+        return None  # they change pixels: only who asked for them has them
+    before = min(measures.tile[0], height), min(measures.tile[1], width)
     tile = _half(before[0]), _half(before[1])
     return None if tile == before else (replace(measures, tile=tile), f"in tiles of {tile[1]}x{tile[0]}")
 

@@ -31,12 +31,6 @@ def packing_of(quantize: Quantization) -> Packing:
     return Packing(quantize, partial(quantize_empty, extension=extension))
 
 
-def check_exact(quantize: Quantization | None, *, exact: bool) -> None:
-    """Raise RequestError if a result that has to be exact is to be made in 8 bits."""
-    if exact and quantize is not None:
-        raise RequestError(f"{quantize} changes pixels: leave quantize out, or do not ask for an exact result")
-
-
 def announce(quantize: Quantization, device: torch.device) -> None:
     """Warn of int8 where it does not do what it is for."""
     reason = why_not_integers(device.type)

@@ -23,9 +23,8 @@ import torch
 from cogworks.config.measures import Measures
 from cogworks.config.units import format_memory
 from cogworks.config.variants import Variant
-from cogworks.models.vae_tiling import Tiling
-from cogworks.pipelines.geometry import Geometry, decoded_frames, geometry
-from cogworks.pipelines.memory import MIN_TILE, SHARED_MEMORY
+from cogworks.pipelines.geometry import decoded_frames, geometry
+from cogworks.pipelines.memory import SHARED_MEMORY
 from cogworks.pipelines.planning.calibration import Rates, calibrate, remembered_rates
 from cogworks.pipelines.planning.measure import Part, measure_decoding, measure_encoding, measure_steps, measure_text
 from cogworks.pipelines.planning.meter import Work
@@ -129,8 +128,8 @@ def plan_run(
     text_dtype: torch.dtype,
     budget: int | None,
     measures: Measures | None = None,
+    tile: tuple[int, int] | None = None,
     tidy: bool = False,
-    exact: bool = False,
     seconds: bool | None = None,
 ) -> Plan:
     """Plan a run. No weights are read and nothing is put on the device, but for the seconds of a calibration.
@@ -139,9 +138,9 @@ def plan_run(
         dtype, text_dtype: what the networks, and the text encoder, compute in.
         budget: bytes that the run may hold on the device; None for what is free there now.
         measures: to describe a run with these; None takes the least costly that fit, or all if none do.
+        tile: height and width of the tiles that the VAE is to work in; None for none. No plan takes them by itself.
         tidy: the process gives memory back as soon as it is free; it does in any case in a run that holds more than
             `TIDY_FROM`.
-        exact: take no measure that changes pixels.
         seconds: whether to say how long it takes, which calibrates a device that is not known yet; None does where the
             device is known or the run may take minutes.
     """
@@ -149,11 +148,7 @@ def plan_run(
         budget = int(free_memory(device) * SAFE_SHARE)
     baseline = _baseline(device)  # before tables are computed, which the run will use and counts
     plans: list[Plan] = []
-    rungs = (
-        [measures]
-        if measures is not None
-        else [each for each in ladder(variant, shape, device) if each.exact or not exact]
-    )
+    rungs = list(ladder(shape, tile)) if measures is None else [measures]
 
     def describe(chosen: Measures) -> Plan:
         for tidies in (False, True):
@@ -164,7 +159,7 @@ def plan_run(
         return plan
 
     for chosen in rungs:
-        if plans and (chosen.strips or chosen.tile) and not any(plan.fits_without_vae for plan in plans):
+        if plans and chosen.strips and not any(plan.fits_without_vae for plan in plans):
             break  # they help the VAE alone
         plans.append(describe(chosen))
         if plans[-1].fits:
@@ -176,19 +171,14 @@ def plan_run(
     return plan if rates is None else replace(plan, phases=tuple(_timed(phase, rates) for phase in plan.phases))
 
 
-def ladder(variant: Variant, shape: RunShape, device: torch.device) -> Iterator[Measures]:
-    """Measures in the order of what they cost: those that keep the pixels first, then tiles from large to small.
+def ladder(shape: RunShape, tile: tuple[int, int] | None = None) -> Iterator[Measures]:
+    """Measures in the order of what they cost, with the same tiles or none. All others keep the pixels.
 
-    Slicing is left out where there is one video, and splitting where there is no guidance: they would do nothing. So
-    are strips of tiles where the frames that wait between pieces do not leave the device: those of all tiles are most
-    of what is held, and strips add to them.
+    Slicing is left out where there is one video, and splitting where there is no guidance: they would do nothing.
     """
-    strips_of_tiles = device.type not in SHARED_MEMORY
-    cuts: list[tuple[bool, tuple[int, int] | None]] = [(False, None), (True, None)]
-    cuts += [(strips_of_tiles, tile) for tile in _tiles(variant, shape.geometry)]
     splits = (False, True) if shape.guided else (False,)
     slices = (False, True) if shape.num_videos > 1 else (False,)
-    for (strips, tile), offload, split, slicing in product(cuts, (False, True), splits, slices):
+    for strips, offload, split, slicing in product((False, True), (False, True), splits, slices):
         yield Measures(offload=offload, split_guidance=split, slicing=slicing, strips=strips, tile=tile)
 
 
@@ -230,19 +220,6 @@ def what_would_fit(
             size = candidates[first].geometry
             return f"{lacking}; one video of {size.num_frames} frames of {size.width}x{size.height} would fit"
     return f"{lacking}; no smaller video of {variant.name} fits either: give it more memory or take a smaller model"
-
-
-def _tiles(variant: Variant, size: Geometry) -> Iterator[tuple[int, int]]:
-    """The published tile and its halves, where they are smaller than the picture."""
-    published = Tiling.for_config(variant.vae)
-    unit = variant.vae.spatial_stride
-    height, width = published.height, published.width
-    while True:
-        if height < size.height or width < size.width:
-            yield height, width
-        if min(height, width) <= MIN_TILE:
-            return
-        height, width = (max(side // 2 // unit * unit, MIN_TILE) for side in (height, width))
 
 
 def _phases(
