@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogworks.config.request import GenerationRequest, parse_lora, parse_request, parse_size
+from cogworks.config.request import GenerationRequest, parse_lora, parse_request, parse_size, request_keys
 from cogworks.errors import RequestError
 
 PROMPT = {"prompt": "a red circle"}
@@ -58,6 +58,7 @@ def test_a_request_survives_json() -> None:
         ({"sampler": "euler"}, "ddim"),
         ({"fit": "squeeze"}, "crop"),
         ({"lora": "style.safetensors:inf"}, "style.safetensors:0.8"),
+        ({"lora": 1}, "adapters are a list of files, got 1"),
     ],
 )
 def test_bad_values_get_one_sentence(values: dict[str, Any], words: str) -> None:
@@ -69,7 +70,11 @@ def test_bad_values_get_one_sentence(values: dict[str, Any], words: str) -> None
     assert "\n" not in message
 
 
-@given(st.dictionaries(st.text(max_size=8), st.none() | st.integers() | st.text(max_size=8) | st.floats(), max_size=4))
+PLAIN = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.floats()
+VALUES = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner))
+
+
+@given(st.dictionaries(st.sampled_from(request_keys()) | st.text(max_size=8), VALUES, max_size=4))
 def test_any_values_give_a_request_or_a_request_error(values: dict[str, Any]) -> None:
     with contextlib.suppress(RequestError):
         assert parse_request({**PROMPT, **values}).prompt

@@ -105,8 +105,10 @@ class GenerationRequest(BaseModel):
     @field_validator("loras", mode="before")
     @classmethod
     def _one_is_a_list(cls, loras: Any) -> Any:
-        each = [loras] if isinstance(loras, str | dict) else loras
-        return [parse_lora(use) if isinstance(use, str) else use for use in each or ()]
+        each = [loras] if isinstance(loras, str | dict) else loras or ()
+        if not isinstance(each, list | tuple):
+            raise ValueError(f"adapters are a list of files, got {each!r}")
+        return [parse_lora(use) if isinstance(use, str) else use for use in each]
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
