@@ -127,10 +127,20 @@ def _sums(x: Tensor, layout: TokenLayout, shapes: Sequence[torch.Size], needs: S
     """The gradients of rows, of a shape (B or 1, R, D) for each modality: sums of tokens (B, N, D) over their runs."""
     gradients: list[Tensor | None] = []
     for modality, (shape, needed) in enumerate(zip(shapes, needs, strict=True)):
-        rows = x.new_zeros(shape) if needed else None
-        gradients.append(rows)
-        for run, piece in zip(layout.runs, parts(x, layout), strict=True):
-            if rows is not None and run.modality == modality:
+        mine = [pair for pair in zip(layout.runs, parts(x, layout), strict=True) if pair[0].modality == modality]
+        if not needed:
+            gradients.append(None)
+        elif len(mine) == 1 and shape[1] == 1:
+            gradients.append(_sum(mine[0][1], shape))
+        else:
+            rows = x.new_zeros(shape)
+            for run, piece in mine:
                 place = _row(rows, run)
-                place += piece.sum(1 if len(rows) == len(piece) else (0, 1), keepdim=True)
+                place += _sum(piece, shape)
+            gradients.append(rows)
     return gradients
+
+
+def _sum(tokens: Tensor, shape: torch.Size) -> Tensor:
+    """(B, n, D) -> (B or 1, 1, D), as many as `shape` has."""
+    return tokens.sum(1 if shape[0] == len(tokens) else (0, 1), keepdim=True)

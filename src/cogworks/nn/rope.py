@@ -9,10 +9,11 @@ Source: CogVideoX, arXiv:2408.06072, section 2.2; docs/parity.md#rotary-position
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cogworks.config.architecture import TransformerConfig
 from cogworks.nn.layout import VIDEO, Run, TokenLayout
@@ -56,8 +57,35 @@ def _rotate_real(x: Tensor, rope: Rope) -> Tensor:
 
 
 def _rotate(x: Tensor, phase: Tensor) -> Tensor:
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (..., d/2)
-    return torch.view_as_real(pairs * phase).flatten(-2)
+    """float32, whatever `x` is; differentiable."""
+    rotated: Tensor = _Rotation.apply(x.float(), phase)
+    return rotated
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """(..., d) -> (..., d/2) complex; a view, but of gradients whose strides do not allow it."""
+    aligned = x.stride(-1) == 1 and not any(step % 2 for step in (*x.stride()[:-1], x.storage_offset()))
+    return torch.view_as_complex(
+        (x if aligned else x.clone(memory_format=torch.contiguous_format)).unflatten(-1, (-1, 2))
+    )
+
+
+class _Rotation(torch.autograd.Function):
+    """Backwards the same rotation the other way, without the copies that autograd takes of complex numbers."""
+
+    @staticmethod
+    def forward(x: Tensor, phase: Tensor) -> Tensor:
+        return torch.view_as_real(_pairs(x) * phase).flatten(-2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (phase,) = ctx.saved_tensors
+        return _Rotation.forward(grad, phase.conj()), None
 
 
 def crop_positions(grid: tuple[int, int], base: tuple[int, int]) -> tuple[Tensor, Tensor]:
