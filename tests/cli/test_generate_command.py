@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cogworks import __version__
 from cogworks.cli.naming import output_path
 from cogworks.config.request import GenerationRequest
 from cogworks.errors import VideoError
+from cogworks.models.transformer import Transformer
+from cogworks.models.vae import Decoder
+from cogworks.nn.time_context import TimeContext
 from cogworks.pipelines.denoiser import Denoiser
 from cogworks.pipelines.execution import Execution
 from cogworks.video import Video, read_metadata, read_video
@@ -365,3 +369,27 @@ def test_places_in_names_are_filled() -> None:
 def test_names_of_files_fit_every_file_system() -> None:
     request = GenerationRequest(prompt="熊" * 300, seed=2**31 - 1)
     assert len(output_path(".", request, 1, many=False).name.encode()) < 255
+
+
+def test_tiles_decode_what_was_sampled_before_memory_ran_out(
+    run: Run, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole pictures do not fit, in strips or not; nothing is sampled again."""
+    common = ("generate", PROMPT, "--model", model, "--seed", 3, "--size", "64x64", "-o", "out.gif")
+    right = Decoder.forward
+
+    def forward(self: Decoder, latents: torch.Tensor, context: TimeContext) -> torch.Tensor:
+        if latents.shape[3] > 4 and not latents.is_meta:  # plans may
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return right(self, latents, context)
+
+    monkeypatch.setattr(Decoder, "forward", forward)
+    ran = run(*common)
+    assert ran.code == 1
+    assert "memory ran out in decoding" in ran.err
+    assert "--tile 256x256" in ran.err
+    assert not Path("out.gif").exists()
+    monkeypatch.setattr(Transformer, "predict", None)
+    ran = run(*common, "--tile", "32x32")
+    assert (ran.code, ran.out) == (0, "out.gif\n"), ran.err
+    assert read_video("out.gif").num_frames == 9
