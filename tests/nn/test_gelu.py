@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cogworks.nn import gelu
 from cogworks.nn.gelu import linear_gelu, tanh_gelu, tanh_gelu_
 
-SHAPES = [(3, 5), (2, 7, 64), (1, gelu._WHOLE + 3), (0, 4)]
+SHAPES = [(3, 5), (2, 7, 64), (1, gelu._PIECE + 3), (0, 4)]
 # float32 rounding of a result of a few units; torch's own float32 form is as far from float64.
 TOLERANCE = 2e-6
 

@@ -47,9 +47,8 @@ def test_a_dry_run_counts_what_is_alive(part: str, height: int, width: int, fram
 
 
 def test_a_plan_says_what_a_process_holds() -> None:
-    # A system that takes back pages while the process waits for a core lowers its peak, and some heaps have a gap more
-    # of a whole block (190 and 229 MB were seen): the middle of five counts.
-    found = sorted((measure("step", 320, 512, 17) for _ in range(5)), key=lambda found: found["measured"])[2]
+    # A system that takes back pages while the process waits for a core lowers its peak: the largest of three counts.
+    found = max((measure("step", 320, 512, 17) for _ in range(3)), key=lambda found: found["measured"])
     assert found["alive"] < found["measured"] / (1 + TOLERANCE)  # without the heap the plan would be wrong
     assert found["held"] == pytest.approx(found["measured"], rel=TOLERANCE)
 

@@ -22,9 +22,7 @@ from cogworks.nn.overwrite import may_overwrite
 _CUBIC = 0.044715
 _SLOPE = 2 * math.sqrt(2 / math.pi) * _CUBIC  # 2 u = _SLOPE x (x^2 + 1 / _CUBIC)
 _OFFSET, _ZERO = torch.tensor(1 / _CUBIC, device="cpu"), torch.tensor(0.0, device="cpu")
-_WHOLE, _PIECE = 2**19, 2**18
-"""Elements of a tensor up to which it is taken at once, and of the pieces of a larger one: these stay in the cache from
-one operation to the next, and what is held besides stays small."""
+_PIECE = 2**18  # elements that stay in the cache from one operation to the next, and keep two threads busy
 
 
 def tanh_gelu(x: Tensor) -> Tensor:
@@ -73,7 +71,7 @@ def _by_sigmoid(x: Tensor) -> bool:
 def _sigmoid_gelu(x: Tensor, out: Tensor) -> Tensor:
     """Into `out`, which may be `x`; piece by piece, so that the passes over one piece stay in the cache."""
     x = x.detach()
-    if x.numel() <= _WHOLE:
+    if x.numel() <= _PIECE:
         return _write_sigmoid_gelu(x, torch.empty_like(x), out)
     pieces = x.view(-1).split(_PIECE)
     scratch = torch.empty_like(pieces[0])
