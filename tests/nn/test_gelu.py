@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cogworks.nn import gelu
+from cogworks.nn import gelu, onednn_linear
 from cogworks.nn.gelu import linear_gelu, tanh_gelu, tanh_gelu_
 
 SHAPES = [(3, 5), (2, 7, 64), (1, gelu._PIECE + 3), (0, 4)]
@@ -66,11 +66,11 @@ def test_gradients() -> None:
     torch.testing.assert_close(x.grad, y.grad, atol=TOLERANCE, rtol=1e-6)
 
 
-@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch was built without oneDNN")
+@pytest.mark.skipif(not onednn_linear.HAS_PRODUCT, reason="torch was built without oneDNN's product")
 @torch.no_grad()
 def test_onednns_linear_with_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is chosen on CPUs with AVX-512; its numbers hold on all."""
-    monkeypatch.setattr(gelu, "_fuses", lambda: True)
+    monkeypatch.setattr(onednn_linear, "HAS_AVX512_PRODUCT", True)
     linear, x = nn.Linear(24, 40), values(2, 9, 24)
     torch.testing.assert_close(linear_gelu(linear, x), exact(linear(x)), atol=5e-6, rtol=1e-5)
     linear.weight *= 1.01
@@ -79,7 +79,7 @@ def test_onednns_linear_with_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("fuses", [False, True])
 def test_what_stands_in_the_linears_place_is_called(monkeypatch: pytest.MonkeyPatch, fuses: bool) -> None:
-    monkeypatch.setattr(gelu, "_fuses", lambda: fuses)
+    monkeypatch.setattr(onednn_linear, "HAS_AVX512_PRODUCT", fuses and onednn_linear.HAS_PRODUCT)
     x = values(2, 8)
 
     class Kept(nn.Module):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cogworks.nn import onednn_conv
 from cogworks.nn.onednn_conv import (
@@ -20,27 +17,12 @@ from cogworks.nn.onednn_conv import (
     takes_onednn,
     to_native_layout,
 )
+from helpers.operations import operations
 from helpers.vae_reference import channels_last
 
 # Sums of at most 144 products of order one in float32, in another order.
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-5}
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this torch was built without oneDNN")
-
-
-class _Operations(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
-def operations(work: Callable[[], object]) -> list[str]:
-    with _Operations() as seen:
-        work()
-    return seen.names
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float32, last: bool = False) -> Tensor:

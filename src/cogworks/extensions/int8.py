@@ -19,11 +19,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cogworks.errors import ExtensionError
 from cogworks.extensions.attach import Extension, Place, Wrapper, WrapperFactory, attach, matching_paths
 from cogworks.nn.linear import StackedLinear
+from cogworks.nn.onednn_linear import linear
 
 BLOCK_LINEARS = ("blocks.*.attention.qkv", "blocks.*.attention.out", "blocks.*.mlp.up", "blocks.*.mlp.down")
 """Four fifths and more of a transformer's weights; norms, modulation and embeddings keep their precision."""
@@ -193,7 +193,7 @@ class _Int8Product(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, dequantize_rows(values, scale, x.dtype), bias)
+        return linear(x, dequantize_rows(values, scale, x.dtype), bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], output: Tensor) -> None:
@@ -203,7 +203,7 @@ class _Int8Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None]:
         values, scale = ctx.saved_tensors
-        to_x = grad @ dequantize_rows(values, scale, grad.dtype) if ctx.needs_input_grad[0] else None
+        to_x = linear(grad, dequantize_rows(values, scale, grad.dtype).t()) if ctx.needs_input_grad[0] else None
         to_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[3] else None
         return to_x, None, None, to_bias
 

@@ -17,6 +17,7 @@ from cogworks.errors import ExtensionError
 from cogworks.extensions.attach import Wrapper
 from cogworks.nn.linear import StackedLinear
 from cogworks.nn.low_rank import LowRank, add_low_rank, row_slices
+from cogworks.nn.onednn_linear import linear
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class LoRALinear(Wrapper):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., I) -> (..., O)
         if self.merged_weight is not None:
-            return F.linear(x, self.merged_weight, self.bias)
+            return linear(x, self.merged_weight, self.bias)
         seen = F.dropout(x, self.dropout, self.training) if self.dropout else x
         return self.inner(x) + self._change(seen)
 
@@ -138,15 +139,15 @@ class LoRALinear(Wrapper):
         pieces: dict[int, Tensor] = {}
         for part in self._parts:
             lora_a, lora_b = getattr(self, part.a).to(x.dtype), getattr(self, part.b).to(x.dtype)
-            change = F.linear(F.linear(x, lora_a) * (self.scale * part.strength), lora_b)
+            change = linear(linear(x, lora_a) * (self.scale * part.strength), lora_b)
             if not part.rows:
                 return change
             for rows, piece in zip(part.slices, change.chunk(len(part.slices), dim=-1), strict=True):
                 pieces[rows.start] = piece
-        linear = self._linear[0]
-        assert isinstance(linear, StackedLinear)
-        unchanged = x.new_zeros(*x.shape[:-1], linear.block_features)
-        starts = range(0, linear.out_features, linear.block_features)
+        base = self._linear[0]
+        assert isinstance(base, StackedLinear)
+        unchanged = x.new_zeros(*x.shape[:-1], base.block_features)
+        starts = range(0, base.out_features, base.block_features)
         return torch.cat([pieces.get(start, unchanged) for start in starts], dim=-1)
 
     def _register(self, pair: LowRank, trainable: bool) -> _Part:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogworks.config.architecture import TextEncoderConfig
+from cogworks.nn.onednn_linear import linear
 
 
 class RMSNorm(nn.Module):
@@ -38,7 +39,7 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return linear(x, self.weight.to(x.dtype))
 
 
 class Attention(nn.Module):

@@ -24,7 +24,7 @@ from cogworks.nn.embeddings import (
     unpatchify,
 )
 from cogworks.nn.layout import Segment, StepInfo, TokenLayout
-from cogworks.nn.linear import StackedLinear
+from cogworks.nn.linear import Linear, StackedLinear
 from cogworks.nn.modulation import BlockModulationLinear, activate, block_modulation, with_gains
 from cogworks.nn.rope import rope_table
 
@@ -69,7 +69,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers - 1)] + [LastBlock(config)])
         self.norm_final = nn.LayerNorm(width, eps=config.norm_eps)
         self.norm_out = nn.LayerNorm(width, eps=config.norm_out_eps)
-        self.proj_out = nn.Linear(width, config.out_channels * math.prod(config.patch_size))
+        self.proj_out = Linear(width, config.out_channels * math.prod(config.patch_size))
 
     def forward(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogworks.nn.layout import TokenLayout
-from cogworks.nn.linear import StackedLinear
+from cogworks.nn.linear import Linear, StackedLinear
 from cogworks.nn.overwrite import may_overwrite
 from cogworks.nn.rope import Rope, apply_rope
 
@@ -37,7 +37,7 @@ class JointAttention(nn.Module):
         self.norm_q = nn.LayerNorm(head_width, eps=qk_norm_eps)
         self.norm_k = nn.LayerNorm(head_width, eps=qk_norm_eps)
         self.inner = InnerAttention()
-        self.out = nn.Linear(width, width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Tensor, rope: Rope | None, layout: TokenLayout, first: int = 0) -> Tensor:
         """(B, N, D) -> (B, N - first, D): what the tokens from `first` on gather from all."""

@@ -11,6 +11,7 @@ from cogworks.config.architecture import TransformerConfig
 from cogworks.nn.attention import JointAttention
 from cogworks.nn.gelu import linear_gelu
 from cogworks.nn.layout import StepInfo, TokenLayout
+from cogworks.nn.linear import Linear
 from cogworks.nn.modulation import BlockModulation, gated_add, modulated_norm
 from cogworks.nn.overwrite import may_overwrite
 from cogworks.nn.rope import Rope
@@ -21,8 +22,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, ratio: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, ratio * width)
-        self.down = nn.Linear(ratio * width, width)
+        self.up = Linear(width, ratio * width)
+        self.down = Linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, N, D) -> (B, N, D)
         return self.down(linear_gelu(self.up, x))

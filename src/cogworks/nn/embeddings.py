@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogworks.nn.layout import TokenLayout
+from cogworks.nn.linear import Linear
 
 
 @lru_cache(maxsize=8)
@@ -37,8 +38,8 @@ class SinusoidEmbedding(nn.Module):
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()
         self.in_width = in_width
-        self.up = nn.Linear(in_width, out_width)
-        self.down = nn.Linear(out_width, out_width)
+        self.up = Linear(in_width, out_width)
+        self.down = Linear(out_width, out_width)
 
     def forward(self, values: Tensor) -> Tensor:
         return self.down(F.silu(self.up(sinusoid(values, self.in_width).to(self.up.weight.dtype))))
@@ -53,8 +54,8 @@ class PatchEmbedding(nn.Module):
     def __init__(self, in_channels: int, patch_size: tuple[int, int, int], text_width: int, width: int) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Linear(in_channels * math.prod(patch_size), width)
-        self.text_proj = nn.Linear(text_width, width)
+        self.proj = Linear(in_channels * math.prod(patch_size), width)
+        self.text_proj = Linear(text_width, width)
 
     def forward(self, latents: Tensor, text_tokens: Tensor) -> Tensor:
         """(B, C, T, H, W) and text that went through `text_proj`, (k B, M, D) -> (k B, M + N, D)."""

@@ -1,11 +1,20 @@
-"""Linear layers whose output rows have names."""
+"""Linear layers, and those whose output rows have names."""
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+
+from cogworks.nn.onednn_linear import linear
 
 
-class StackedLinear(nn.Linear):
+class Linear(nn.Linear):
+    """`nn.Linear` by way of `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., I) -> (..., O)
+        return linear(x, self.weight, self.bias)
+
+
+class StackedLinear(Linear):
     """Several linears of one input, evaluated as one matrix product.
 
     An extension or a weights map may address one row block by its name.

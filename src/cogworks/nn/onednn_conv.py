@@ -163,10 +163,11 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return *found, None, None
 
 
+LIBRARY = torch.library.Library("cogworks", "DEF")
+"""The operations that compilers are told of."""
 # torch.mkldnn_convolution says nothing of shapes, so that a compiler cannot follow it: it is told of this operation
 # instead. Called without a compiler, it would take as long as a small convolution.
-_LIBRARY = torch.library.Library("cogworks", "DEF")
-_LIBRARY.define("convolve(Tensor x, Tensor weight, Tensor? bias, SymInt[] padding, SymInt[] stride) -> Tensor")
-_LIBRARY.impl("convolve", _onednn, "CPU")
-torch.library.register_fake("cogworks::convolve", _shape_alone, lib=_LIBRARY)
-torch.library.register_autograd("cogworks::convolve", _gradients, setup_context=_keep, lib=_LIBRARY)
+LIBRARY.define("convolve(Tensor x, Tensor weight, Tensor? bias, SymInt[] padding, SymInt[] stride) -> Tensor")
+LIBRARY.impl("convolve", _onednn, "CPU")
+torch.library.register_fake("cogworks::convolve", _shape_alone, lib=LIBRARY)
+torch.library.register_autograd("cogworks::convolve", _gradients, setup_context=_keep, lib=LIBRARY)

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from cogworks.config.places import cache_folder
+from cogworks.nn.onednn_linear import linear
 from cogworks.pipelines.planning.meter import Work
 from cogworks.weights.storage import replacing
 
@@ -116,7 +117,7 @@ def _measure(device: torch.device, dtype: torch.dtype) -> Rates:
     many = some(2**22 * large)
     few = some(64)
     seconds = {
-        "matmul": _best(lambda: F.linear(x, weight), device),
+        "matmul": _best(lambda: linear(x, weight), device),
         "attention": _best(lambda: F.scaled_dot_product_attention(heads, heads, heads), device),
         "bandwidth": _best(lambda: many + many, device),
         "overhead": _best(lambda: [few + few for _ in range(100)], device) / 100,
