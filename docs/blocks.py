@@ -44,6 +44,7 @@ VARYING = (
     (r"(?<![\w.])\d[\d.]*(e-?\d+)? ?(s|ms|seconds|minutes|min|hours|h)\b", "TIME"),
     (r'("?seconds\w*"?): \d[\d.]*', r"\1: TIME"),
     (r"(?m)^( *(hardware|platform): ).*$", r"\1MACHINE"),
+    (r'"hardware": "[^"]*"', '"hardware": "MACHINE"'),
     (r"(?m)^on .*, (float32|bfloat16|float16)$", r"on MACHINE, \1"),
     (r"(?m)^measuring how fast .*\n", ""),
     (r"(?m)^the process holds .* before, and up to .* in all$", "the process holds MEMORY"),
