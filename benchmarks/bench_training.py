@@ -85,18 +85,17 @@ def timed(job: Job, settings: Settings) -> Case:
 def peak(job: Job, settings: Settings) -> Case:
     """Bytes of two steps above the weights: activations, gradients and the optimizer's state.
 
-    Of three processes a side, in turn: what the allocator keeps varies by a hundredth.
+    Of three processes a side.
     """
-    found: dict[Side, list[int]] = {"ours": [], "theirs": []}
-    for _ in range(PROCESSES):
-        for side, peaks in found.items():
-            asked = {"job": job.name, "side": side, "seed": settings.seed}
-            peaks.append(fresh.call("bench_training", "measure_peak", asked, threads=settings.threads))
+    asked = [{"job": job.name, "side": side, "seed": settings.seed} for side in ("ours", "theirs")]
+    ours, theirs = fresh.call_in_turn(
+        "bench_training", "measure_peak", asked, times=PROCESSES, threads=settings.threads
+    )
     return make_case(
         f"peak-{job.name}",
         f"peak memory of training above the weights: {job.what}",
-        found["ours"],
-        found["theirs"],
+        ours,
+        theirs,
         unit="B",
         figure="ours / theirs",
         mark=MEMORY,

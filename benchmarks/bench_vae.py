@@ -35,6 +35,7 @@ FULL_DECODE = Mark(at_least=1.0, aim=1.2)
 MEMORY, STREAMED = Mark(at_most=0.6), Mark(at_most=1.1)
 Size = tuple[int, int, int]  # frames, height, width
 Side = Literal["ours", "theirs", "streamed"]
+PROCESSES = 5
 SMALL, LARGE = (17, 64, 64), (17, 128, 128)
 
 
@@ -100,13 +101,13 @@ def timed(
 
 
 def peak(config: VAEConfig, size: Size, settings: Settings, name: str, what: str) -> Case:
-    """Bytes of decoding above the weights, one fresh process for each side, which also says how equal they are."""
-    found = {side: _peak(config, size, settings, side) for side in ("ours", "theirs")}
+    """Bytes of decoding above the weights, in fresh processes."""
+    ours, theirs = _peaks([_asked(config, size, settings, side) for side in ("ours", "theirs")], settings)
     return make_case(
         name,
         f"{what}, peak memory of decoding {_shown(size)} above the weights",
-        [found["ours"]],
-        [found["theirs"]],
+        ours,
+        theirs,
         unit="B",
         figure="ours / theirs",
         mark=MEMORY,
@@ -118,12 +119,12 @@ def peak(config: VAEConfig, size: Size, settings: Settings, name: str, what: str
 
 def streamed(config: VAEConfig, settings: Settings, name: str, what: str, sizes: tuple[Size, Size]) -> Case:
     """Bytes of decoding a long clip piece by piece to uint8, against a short one."""
-    short, long = (_peak(config, size, settings, "streamed") for size in sizes)
+    short, long = _peaks([_asked(config, size, settings, "streamed") for size in sizes], settings)
     return make_case(
         name,
         f"{what}, peak memory of decoding {_shown(sizes[1])} piece by piece",
-        [long],
-        [short],
+        long,
+        short,
         unit="B",
         figure="ours / theirs",
         rival=f"{sizes[0][0]} frames",
@@ -134,9 +135,13 @@ def streamed(config: VAEConfig, settings: Settings, name: str, what: str, sizes:
     )
 
 
-def _peak(config: VAEConfig, size: Size, settings: Settings, side: Side) -> int:
-    arguments = {"config": asdict(config), "size": size, "side": side, "seed": settings.seed}
-    return fresh.call("bench_vae", "measure_peak", arguments, threads=settings.threads)
+def _asked(config: VAEConfig, size: Size, settings: Settings, side: Side) -> dict[str, Any]:
+    return {"config": asdict(config), "size": size, "side": side, "seed": settings.seed}
+
+
+def _peaks(asked: list[dict[str, Any]], settings: Settings) -> list[list[int]]:
+    times = 1 if settings.quick else PROCESSES
+    return fresh.call_in_turn("bench_vae", "measure_peak", asked, times=times, threads=settings.threads)
 
 
 @torch.no_grad()

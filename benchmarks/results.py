@@ -174,10 +174,12 @@ class Result(_Record):
 
 
 def file_name(result: Result) -> str:
-    """Kind, date and machine: speed-vae-2026-11-21-amd-epyc.json."""
-    device = result.machine.gpu.partition(",")[0] if result.machine.gpu else result.machine.cpu
+    """Kind, date and machine, of CPUs with their vector units: speed-vae-2026-11-21-amd-epyc-2-cores-avx2.json."""
+    device, _, rest = (result.machine.gpu or result.machine.cpu).partition(",")
+    if result.machine.gpu is None:
+        device += rest
     words = re.findall(r"[a-z0-9]+", device.lower().replace("(r)", "").replace("(tm)", ""))
-    machine = "-".join(words[:4])
+    machine = "-".join(words if len(words) <= 5 else [*words[:4], words[-1]])
     return f"{'quick' if result.quick else 'speed'}-{result.kind}-{result.date:%Y-%m-%d}-{machine}.json"
 
 
@@ -196,8 +198,14 @@ def read(path: Path) -> Result:
 
 def newest(kind: Kind, folder: Path = RESULTS) -> Result | None:
     """Of a kind, the full result that was measured last; None where there is none."""
-    found = [read(path) for path in sorted(folder.glob(f"speed-{kind}-*.json"))]
-    return max(found, key=lambda result: result.date, default=None)
+    return next(iter(newest_of_machines(kind, folder)), None)
+
+
+def newest_of_machines(kind: Kind, folder: Path = RESULTS) -> list[Result]:
+    """Of a kind, the full result that was measured last on each machine; the newest first."""
+    found = sorted(map(read, folder.glob(f"speed-{kind}-*.json")), key=lambda result: result.date)
+    last = {(result.machine.gpu, result.machine.cpu): result for result in found}
+    return sorted(last.values(), key=lambda result: result.date, reverse=True)
 
 
 def now() -> datetime:

@@ -8,7 +8,7 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from results import RESULTS, Case, Kind, Machine, Result, Versions, file_name, newest
+from results import RESULTS, Case, Kind, Machine, Result, Versions, file_name, newest, newest_of_machines
 
 SUMMARY = "summary"  # of README.md
 _IN_SUMMARY: dict[str, tuple[str, ...]] = {  # cases of each kind, good or bad
@@ -24,7 +24,7 @@ _VERBS = {"theirs / ours": "{:.2f}x as fast", "ours / theirs": "{:.2f} of it"}
 
 
 def table(name: str, folder: Path = RESULTS) -> list[str]:
-    """The table of a kind of results, or the summary of all kinds. Quick results do not count.
+    """The tables of a kind of results, one for each machine, or the summary of all kinds. Quick results do not count.
 
     Raises:
         KeyError: there is no such kind.
@@ -33,9 +33,13 @@ def table(name: str, folder: Path = RESULTS) -> list[str]:
         return _summary([result for kind in get_args(Kind) if (result := newest(kind, folder))])
     if name not in get_args(Kind):
         raise KeyError(f"no kind of result is named {name!r}; there are {', '.join(get_args(Kind))}")
-    result = newest(name, folder)
-    if result is None:
+    results = newest_of_machines(name, folder)
+    if not results:
         return ["", f"Not measured yet: `python benchmarks/run.py --only {name}` does it."]
+    return [line for result in results for line in _of_result(result)]
+
+
+def _of_result(result: Result) -> list[str]:
     notes = any(case.notes for case in result.cases)
     head = [*_TITLES, "largest difference", *(["besides"] if notes else [])]
     rows = [[*_row(case), _difference(case), *([_notes(case)] if notes else [])] for case in result.cases]

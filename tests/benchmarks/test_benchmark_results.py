@@ -53,6 +53,19 @@ def test_the_name_says_the_card_where_there_is_one() -> None:
     assert file_name(a_result(kind="gpu", machine=gpu)) == "speed-gpu-2026-01-02-nvidia-h200.json"
 
 
+@pytest.mark.parametrize(
+    ("cpu", "name"),
+    [
+        ("AMD EPYC, 2 cores, AVX2", "amd-epyc-2-cores-avx2"),
+        ("AMD EPYC, 2 cores, AVX512", "amd-epyc-2-cores-avx512"),
+        ("Intel(R) Xeon(R) Platinum 8259CL CPU @ 2.50GHz, 2 cores, AVX512", "intel-xeon-platinum-8259cl-avx512"),
+    ],
+)
+def test_the_name_says_the_vector_units(cpu: str, name: str) -> None:
+    machine = Machine(cpu=cpu, flags={}, cores=2, memory=1)
+    assert file_name(a_result(machine=machine)) == f"speed-vae-2026-01-02-{name}.json"
+
+
 def test_the_newest_is_the_one_measured_last(tmp_path: Path) -> None:
     assert newest("vae", tmp_path) is None
     for day in (3, 9, 5):

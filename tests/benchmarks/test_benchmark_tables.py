@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from measure import make_case
-from results import Mark, newest, write
+from results import Machine, Mark, newest, write
 from test_benchmark_results import a_result
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +64,16 @@ def test_a_newer_result_replaces_the_table(folder: Path) -> None:
     text = "\n".join(speed_tables.table("vae", folder))
     assert "another decode" in text
     assert "a peak" not in text
+
+
+def test_each_machine_has_its_table(folder: Path) -> None:
+    other = Machine(cpu="ACME CPU 13, 2 cores, AVX512", flags={"avx2": True}, cores=2, memory=2**30)
+    case = make_case("other", "the same elsewhere", [1.0], [2.0])
+    write(a_result(cases=(case,), machine=other, date=datetime(2026, 5, 5, tzinfo=UTC)), folder)
+    text = "\n".join(speed_tables.table("vae", folder))
+    assert text.index("the same elsewhere") < text.index("a peak")  # the newest first
+    assert text.count("| what |") == text.count("Measured on") == 2
+    assert "no goal" in "\n".join(speed_tables.table("startup", folder))
 
 
 def test_the_summary_of_committed_results_knows_its_cases() -> None:

@@ -3,7 +3,7 @@
 Run as `python peak_memory.py PART HEIGHT WIDTH FRAMES [BUDGET]`, PART being "step" (one transformer pass, batch 2),
 "decode", "strips" (likewise, in strips), "run" (a whole run of one step) or "tiny" (likewise, of the bundled model).
 Prints one JSON object in bytes: `measured`; `alive` and `held` as planned, of the tensors and of the process. Of a part
-`milliseconds` as well, of all cores together; of a whole run `strips`: whether its plan has them.
+`milliseconds` as well, of all cores together; of a whole run `strips`: how many its plan has.
 
 Of a whole run, `measured` is what docs/hardware.md says a plan counts on a CPU: by how much the peak of the process's
 resident memory exceeds what it held when the plan was made. Nothing has run before, so libraries that are loaded and
@@ -82,7 +82,7 @@ def measure_part(part: str, size: Geometry) -> dict[str, int]:
     """A part alone, its network and its input being there already; a small pass before loads the code."""
     state = torch.randn(1, 16, size.latent_frames, size.rows, size.columns)
     if part in ("decode", "strips"):
-        vae, measures = VAE(MEDIUM.vae), Measures(strips=part == "strips")
+        vae, measures = VAE(MEDIUM.vae), Measures(strips=8 if part == "strips" else 1)
 
         def work(state: torch.Tensor) -> None:
             codec.decode(vae, state, measures, lambda piece: None, ignore)
@@ -119,7 +119,7 @@ def measure_run(size: Geometry, model: str, budget: str | None) -> dict[str, int
         num_inference_steps=1,
     )
     measured = resident("VmHWM") - held
-    return {"measured": measured, "alive": plan.peak, "held": plan.peak, "strips": int(plan.measures.strips)}
+    return {"measured": measured, "alive": plan.peak, "held": plan.peak, "strips": plan.measures.strips}
 
 
 def save_medium(folder: str) -> None:

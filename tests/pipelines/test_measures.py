@@ -22,7 +22,6 @@ from cogworks.errors import RequestError
 from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
 from cogworks.nn import causal_conv
-from cogworks.pipelines.codec import STRIPS
 from cogworks.pipelines.generate import Pipeline
 from cogworks.pipelines.planning.plan import RunShape
 from cogworks.video import Video
@@ -50,12 +49,16 @@ def frames(pipeline: Pipeline, **asked: Any) -> np.ndarray:
         Measures(offload=True),
         Measures(split_guidance=True),
         Measures(slicing=True),
-        Measures(strips=True),
-        Measures(offload=True, split_guidance=True, slicing=True, strips=True),
+        Measures(strips=8),
+        Measures(strips=32),
+        Measures(offload=True, split_guidance=True, slicing=True, strips=8),
     ],
-    ids=["offload", "split_guidance", "slicing", "strips", "all"],
+    ids=["offload", "split_guidance", "slicing", "strips", "thin strips", "all"],
 )
-def test_exact_measures_give_the_same_pixels(fresh: Small, name: str, measures: Measures) -> None:
+def test_exact_measures_give_the_same_pixels(
+    fresh: Small, name: str, measures: Measures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cogworks.nn.strips.LEAST_ROWS", 1)  # small pictures are cut as often as large ones
     plain = fresh(name, dtype=torch.float64, measures=Measures())
     measured = fresh(name, dtype=torch.float64, measures=measures)
     expected = frames(plain, **source(name))
@@ -65,7 +68,7 @@ def test_exact_measures_give_the_same_pixels(fresh: Small, name: str, measures: 
     assert not np.array_equal(frames(measured, **source(name), guidance_scale=5.0), expected)  # negative control
 
 
-@pytest.mark.parametrize("measures", [Measures(split_guidance=True), Measures(slicing=True), Measures(strips=True)])
+@pytest.mark.parametrize("measures", [Measures(split_guidance=True), Measures(slicing=True), Measures(strips=8)])
 def test_in_float32_sums_in_another_order_are_all_that_differs(small: Small, measures: Measures) -> None:
     plain, measured = small("small"), small("small")
     measured.measures = measures
@@ -90,7 +93,7 @@ def test_a_trained_model_in_float32_is_at_most_a_level_off() -> None:
         return frames(pipeline, num_frames=1, num_inference_steps=4).astype(int)
 
     plain = levels(Measures())
-    for measures in (Measures(split_guidance=True), Measures(slicing=True), Measures(strips=True)):
+    for measures in (Measures(split_guidance=True), Measures(slicing=True), Measures(strips=8)):
         difference = np.abs(levels(measures) - plain)
         assert difference.max() <= 1
         assert np.count_nonzero(difference) <= 1e-3 * plain.size
@@ -100,7 +103,7 @@ def test_a_trained_model_in_float32_is_at_most_a_level_off() -> None:
 def test_strips_without_the_row_above_are_seen(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control of the tests above: their pictures are cut, and where is seen in the pixels."""
     pipeline, right = small("small"), causal_conv._write_strip
-    pipeline.measures = Measures(strips=True)
+    pipeline.measures = Measures(strips=8)
     expected = frames(pipeline)
     assert expected.shape[2] == 32  # two strips at full size
     monkeypatch.setattr(
@@ -146,20 +149,20 @@ def test_slices_and_tiles_are_what_the_vae_sees(small: Small, monkeypatch: pytes
     pipeline.generate(PROMPTS, **asked)
     assert shapes[:3] == [(2, 4, 6), (1, 4, 6), (1, 4, 6)]
     assert shapes[3:] == [(2, 4, 4), (2, 4, 2)]  # the tiles overlap by no whole latent: a fifth of four
-    for measures in (Measures(strips=True), Measures(strips=True, tile=(32, 32))):
+    for measures in (Measures(strips=8), Measures(strips=8, tile=(32, 32))):
         pipeline.measures = measures
         pipeline.generate(PROMPTS, **asked)
     assert shapes[5:] == [(2, 4, 6), (2, 4, 4), (2, 4, 2)]
-    assert strips == [1] * 5 + [STRIPS] * 3
+    assert strips == [1] * 5 + [8] * 3
 
 
 def test_tiles_in_strips_are_the_same_tiles(fresh: Small) -> None:
     plain = fresh("small", dtype=torch.float64, measures=Measures(tile=(32, 32)))
-    cut = fresh("small", dtype=torch.float64, measures=Measures(strips=True, tile=(32, 32)))
+    cut = fresh("small", dtype=torch.float64, measures=Measures(strips=8, tile=(32, 32)))
     asked = {"height": 48, "width": 32, "num_inference_steps": 1}
     expected = frames(plain, **asked)
     assert np.array_equal(frames(cut, **asked), expected)
-    cut.measures = Measures(strips=True)
+    cut.measures = Measures(strips=8)
     assert not np.array_equal(frames(cut, **asked), expected)  # negative control
 
 
@@ -221,7 +224,7 @@ def test_measures_are_taken_without_a_word(
     fresh: Small, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They keep the pixels."""
-    monkeypatch.setattr("cogworks.pipelines.generate.plan_run", Planned(Measures(offload=True, strips=True)))
+    monkeypatch.setattr("cogworks.pipelines.generate.plan_run", Planned(Measures(offload=True, strips=8)))
     fresh("small").generate("a", num_inference_steps=1)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE, Decoder, Encoder
 from cogworks.nn.time_context import TimeContext
 from cogworks.pipelines.generate import Pipeline
-from cogworks.pipelines.memory import in_smaller_tiles, is_out_of_memory
+from cogworks.pipelines.memory import in_smaller_tiles, in_thinner_strips, is_out_of_memory
 from cogworks.pipelines.resume import RunCheckpoint
 from cogworks.video import Video
 
@@ -67,11 +68,11 @@ def test_decoding_goes_on_in_smaller_pieces(
     assert [video.frames.shape for video in videos] == [(1, 128, 64, 3)] * 2
     assert asked[:4] == [(2, 4, 1, 16, 8), *[(1, 4, 1, 16, 8)] * 3]
     assert set(asked[4:]) == {(1, 4, 1, 8, 8), (1, 4, 1, 2, 8), (1, 4, 1, 8, 1), (1, 4, 1, 2, 1)}
-    assert pipeline.last_measures == Measures(slicing=True, offload=True, strips=True, tile=(64, 64))
+    assert pipeline.last_measures == Measures(slicing=True, offload=True, strips=8, tile=(64, 64))
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "memory ran out in decoding; trying again one video at a time",
         "memory ran out in decoding; trying again with the other networks put aside",
-        "memory ran out in decoding; trying again in strips",
+        "memory ran out in decoding; trying again in 8 strips",
         "memory ran out in decoding; trying again in tiles of 64x64",
     ]
 
@@ -89,7 +90,27 @@ def test_strips_may_be_enough(small: Small, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Decoder, "forward", forward)
     made = pipeline.generate("a", **TALL).frames
     assert abs(made.astype(int) - expected).max() <= 1
-    assert pipeline.last_measures == Measures(offload=True, strips=True)
+    assert pipeline.last_measures == Measures(offload=True, strips=8)
+
+
+def test_decoding_goes_on_in_thinner_strips_and_keeps_the_pixels(
+    fresh: Small, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cogworks.nn.strips.LEAST_ROWS", 1)
+    expected = unplanned(fresh("small", dtype=torch.float64)).generate("a", **TALL)
+    pipeline = unplanned(fresh("small", dtype=torch.float64))
+    right = Decoder.forward
+
+    def forward(self: Decoder, latents: torch.Tensor, context: TimeContext) -> torch.Tensor:
+        if context.strips < 32:
+            raise GPU_SHORTAGE
+        return right(self, latents, context)
+
+    monkeypatch.setattr(Decoder, "forward", forward)
+    assert np.array_equal(pipeline.generate("a", **TALL).frames, expected.frames)
+    assert pipeline.last_measures == Measures(offload=True, strips=32)
+    said = [record.getMessage() for record in caplog.records if "strips" in record.getMessage()]
+    assert said == [f"memory ran out in decoding; trying again in {count} strips" for count in (8, 16, 32)]
 
 
 def test_tiles_are_for_who_asks_for_them(small: Small, short: Callable[..., Any]) -> None:
@@ -107,7 +128,7 @@ def test_encoding_goes_on_in_smaller_pieces(small: Small, short: Callable[..., A
     short(Encoder, lambda shape: shape[3] <= 64, GPU_SHORTAGE)
     image = torch.zeros(128, 64, 3, dtype=torch.uint8).numpy()
     assert isinstance(pipeline.generate("a", image=image, **TALL), Video)
-    assert pipeline.last_measures == Measures(offload=True, strips=True, tile=(64, 64))
+    assert pipeline.last_measures == Measures(offload=True, strips=8, tile=(64, 64))
 
 
 def test_what_fits_nowhere_is_said(small: Small, short: Callable[..., Any], tmp_path: Path) -> None:
@@ -153,6 +174,20 @@ def test_other_faults_are_not_taken_for_it(small: Small, short: Callable[..., An
     with pytest.raises(RuntimeError, match="a bug"):
         small("small").generate("a", **TALL)
     assert asked == []
+
+
+def test_strips_become_thinner_as_long_as_they_can() -> None:
+    def counts(height: int, tile: tuple[int, int] | None = None) -> list[int]:
+        measures, taken = Measures(tile=tile), []
+        while relief := in_thinner_strips(measures, height):
+            measures = relief[0]
+            taken.append(measures.strips)
+        return taken
+
+    assert counts(480) == [8, 16, 32]
+    assert counts(64) == [8]  # four of sixteen rows, and more strips would be the same
+    assert counts(16) == []
+    assert counts(480, tile=(64, 720)) == [8]  # each tile is cut, and not the picture
 
 
 def test_tiles_halve_down_to_the_least() -> None:

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from cogworks.config.measures import Measures
+from cogworks.config.measures import STRIPS, Measures
 from cogworks.config.variants import COGVIDEOX_5B, PUBLISHED, TINY, Variant
 from cogworks.errors import RequestError
 from cogworks.models.vae import VAE
 from cogworks.nn.time_context import Stream
-from cogworks.pipelines.codec import STRIPS
 from cogworks.pipelines.geometry import geometry
 from cogworks.pipelines.planning import measure
 from cogworks.pipelines.planning import plan as planning
@@ -46,16 +45,23 @@ def test_the_first_rung_that_fits_is_taken() -> None:
     assert free.peak > offloaded.peak > split.peak
 
 
-ALL_EXACT = Measures(offload=True, split_guidance=True, strips=True)
+def least_of(variant: Variant, shape: RunShape) -> Plan:
+    """With all measures that keep the pixels; strips as thin as helps."""
+    apart = Measures(offload=True, split_guidance=True)
+    plans = [make(variant, 1, shape, measures=replace(apart, strips=count)) for count in STRIPS]
+    return min(plans, key=lambda plan: plan.peak)
 
 
 def test_no_plan_takes_tiles_by_itself() -> None:
     shape = replace(default_shape(TINY), geometry=geometry(TINY, 256, 256, 17))
     whole = make(TINY, 1, shape, measures=Measures(offload=True, split_guidance=True))
     plan = make(TINY, (whole.peak - 1) / GB, shape)
-    assert (plan.fits, plan.measures) == (True, Measures(strips=True))  # with strips, nothing else is needed any more
+    assert (plan.fits, plan.measures) == (True, Measures(strips=8))  # with strips, nothing else is needed any more
+    eight = make(TINY, 1, shape, measures=Measures(offload=True, split_guidance=True, strips=8))
+    thinner = make(TINY, (eight.peak - 1) / GB, shape)
+    assert (thinner.fits, thinner.measures.strips) == (True, 16)  # as thin as they have to be
     # Where nothing fits it is planned as small as it gets with the same pixels.
-    least = make(TINY, 1, shape, measures=ALL_EXACT)
+    least = least_of(TINY, shape)
     plan = make(TINY, (least.peak - 1) / GB, shape)
     assert (plan.fits, plan.peak, plan.measures.tile) == (False, least.peak, None)
     assert make(TINY, (least.peak + 1) / GB, shape).fits
@@ -63,7 +69,7 @@ def test_no_plan_takes_tiles_by_itself() -> None:
 
 def test_tiles_that_are_asked_for_are_in_every_plan() -> None:
     shape = replace(default_shape(TINY), geometry=geometry(TINY, 256, 256, 17))
-    least = make(TINY, 1, shape, measures=ALL_EXACT)
+    least = least_of(TINY, shape)
     assert make(TINY, 1, shape, tile=(64, 96)).measures == Measures(tile=(64, 96))
     plan = make(TINY, (least.peak - 1) / GB, shape, tile=(64, 64))
     assert plan.fits
@@ -77,22 +83,26 @@ def test_the_ladder_leaves_out_what_has_no_effect() -> None:
     assert list(ladder(alone)) == [
         Measures(),
         Measures(offload=True),
-        Measures(strips=True),
-        Measures(offload=True, strips=True),
+        Measures(strips=8),
+        Measures(offload=True, strips=8),
+        Measures(strips=16),
+        Measures(offload=True, strips=16),
+        Measures(strips=32),
+        Measures(offload=True, strips=32),
     ]
     both = list(ladder(replace(alone, guided=True, num_videos=2)))
-    assert len(both) == len(set(both)) == 16
+    assert len(both) == len(set(both)) == 32
     assert both[0] == Measures()
 
 
 def test_whole_pictures_come_before_strips() -> None:
     rungs = list(ladder(replace(default_shape(TINY), num_videos=2)))
-    assert [measures.strips for measures in rungs] == [False] * 8 + [True] * 8
+    assert [measures.strips for measures in rungs] == [1] * 8 + [8] * 8 + [16] * 8 + [32] * 8
     assert {measures.tile for measures in rungs} == {None}  # these change pixels
 
 
 def test_measures_that_are_given_are_described_whatever_they_are() -> None:
-    for measures in (Measures(strips=True), Measures(tile=(32, 32))):
+    for measures in (Measures(strips=8), Measures(tile=(32, 32))):
         assert make(TINY, 1, measures=measures).measures == measures
 
 
@@ -100,15 +110,13 @@ def test_measures_that_are_given_are_described_whatever_they_are() -> None:
 def test_on_an_accelerator_frames_of_strips_wait_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """What they take is on the device where they stay there, and nowhere else does the plan differ."""
     shape, decoder = geometry(TINY, 64, 64, 17), VAE(TINY.vae).to("meta")
-    context = Stream(strips=STRIPS)
+    context = Stream(strips=8)
     for frames in (1, 2):
         decoder.decoder(torch.zeros(1, 24, frames, 8, 8, device="meta"), context)
     carried = context.carried_elements * 4
 
     def decode(device: str) -> int:
-        return measure.measure_decoding.__wrapped__(
-            TINY, shape, 1, True, None, torch.float32, torch.device(device)
-        ).alive
+        return measure.measure_decoding.__wrapped__(TINY, shape, 1, 8, None, torch.float32, torch.device(device)).alive
 
     on_host, on_cpu = decode("cuda"), decode("cpu")
     monkeypatch.setattr(measure, "waits_on_host", lambda measures, device: False)

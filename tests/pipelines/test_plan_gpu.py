@@ -52,7 +52,7 @@ def test_a_denoising_pass(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
-    "measures", [Measures(tile=tile, strips=strips) for tile in (None, (120, 176)) for strips in (False, True)]
+    "measures", [Measures(tile=tile, strips=strips) for tile in (None, (120, 176)) for strips in (1, 8, 32)]
 )
 @torch.no_grad()
 def test_a_decode(dtype: torch.dtype, measures: Measures) -> None:
@@ -81,10 +81,10 @@ def test_strips_keep_the_pixels_and_leave_nothing_on_the_device() -> None:
         (pieces,) = codec.decode(network, latents, measures, lambda piece: piece.cpu(), ignore)
         return torch.cat(pieces, dim=2)
 
-    whole, cut = decode(Measures()), decode(Measures(strips=True))
+    whole, cut = decode(Measures()), decode(Measures(strips=8))
     torch.testing.assert_close(cut, whole, atol=5e-3 * whole.abs().max().item(), rtol=0)
     assert (decode(Measures(tile=(120, 176))) - whole).abs().max() > 5e-2 * whole.abs().max()
-    room = waiting_room(Measures(strips=True), device)()
+    room = waiting_room(Measures(strips=8), device)()
     room["a"] = latents
     assert room.data["a"].device.type == "cpu"
     assert torch.equal(room["a"], latents)

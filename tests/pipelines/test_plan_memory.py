@@ -75,7 +75,7 @@ def test_a_whole_run_holds_what_its_plan_says(
     model: str, height: int, width: int, frames: int, budget: list[str]
 ) -> None:
     found = measure(model, height, width, frames, *budget)
-    assert found["strips"] == (budget not in ([], ["8GB"]))  # these are too little for whole pictures
+    assert (found["strips"] > 1) == (budget not in ([], ["8GB"]))  # these are too little for whole pictures
     # One plan, but what processes hold differs by a tenth: the middle one of three counts.
     measured = [found["measured"]]
     if found["held"] != pytest.approx(found["measured"], rel=TOLERANCE):

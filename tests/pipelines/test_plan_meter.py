@@ -131,9 +131,9 @@ def test_shapes_are_those_of_torchs_own_kernels(variant: Variant, monkeypatch: p
         found = [
             dry.measure_text.__wrapped__(short, 2, dtype, device),
             dry.measure_steps.__wrapped__(short, size, 1, True, False, 2, None, dtype, device),
-            dry.measure_decoding.__wrapped__(short, size, 1, False, None, dtype, device),
-            dry.measure_decoding.__wrapped__(short, size, 1, True, None, dtype, device),
-            dry.measure_encoding.__wrapped__(short, size, 9, True, (32, 32), dtype, device),
+            dry.measure_decoding.__wrapped__(short, size, 1, 1, None, dtype, device),
+            dry.measure_decoding.__wrapped__(short, size, 1, 8, None, dtype, device),
+            dry.measure_encoding.__wrapped__(short, size, 9, 8, (32, 32), dtype, device),
         ]
         return [(part.alive, part.work.flops) for part in found]
 
@@ -145,9 +145,9 @@ def test_shapes_are_those_of_torchs_own_kernels(variant: Variant, monkeypatch: p
             assert parts(device, dtype) == ours
 
 
-@pytest.mark.parametrize(("strips", "tile"), [(False, None), (True, None), (False, (32, 32))])
+@pytest.mark.parametrize(("strips", "tile"), [(1, None), (8, None), (1, (32, 32))])
 def test_pieces_and_tiles_that_repeat_count_like_those_that_are_run(
-    strips: bool, tile: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+    strips: int, tile: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = geometry(TINY, 64, 80, 41)
 

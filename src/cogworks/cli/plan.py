@@ -155,7 +155,7 @@ def describe_measures(measures: Measures) -> str:
             (measures.slicing, "one video at a time through the VAE"),
             (measures.split_guidance, "the halves of guidance one after the other"),
             (measures.offload, "the networks in memory one after the other"),
-            (measures.strips, "the VAE in strips of rows"),
+            (measures.strips > 1, f"the VAE in {measures.strips} strips"),
         )
         if taken
     ]

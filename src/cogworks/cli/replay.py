@@ -60,6 +60,7 @@ def replay(
     delivery = files.delivery()
     taken = dict(old.run.get("measures") or {})
     tile = taken.pop("tile", None)
+    taken["strips"] = int(taken.get("strips") or 1)  # files of the first days say yes or no
     measures = Measures(**taken, tile=tuple(tile) if tile else None)
     workshop = Workshop(
         Means(

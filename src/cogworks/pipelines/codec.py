@@ -30,10 +30,6 @@ from cogworks.video import to_pixels
 P = TypeVar("P")
 MakeWaiting = Callable[[], Waiting]
 
-STRIPS = 8
-"""How many strips a picture is cut into. What a layer needs beside its input and its result is then an eighth; half of
-that again would be little beside these two, and every strip computes the norm of two rows of its neighbours."""
-
 
 def encode(vae: VAE, frames: NDArray[np.uint8], measures: Measures, waiting: MakeWaiting | None = None) -> Posterior:
     """The latents of one clip or image, as a distribution (1, C, t, h, w).
@@ -53,7 +49,7 @@ def encode(vae: VAE, frames: NDArray[np.uint8], measures: Measures, waiting: Mak
 
     def moments_of(rows: slice, columns: slice) -> Tensor:
         pieces = (to_pixels(frames[end - size : end, rows, columns]) for size, end in zip(sizes, ends, strict=True))
-        stream = vae.encode_stream((piece.to(weight) for piece in pieces), strips=_strips(measures), waiting=room)
+        stream = vae.encode_stream((piece.to(weight) for piece in pieces), strips=measures.strips, waiting=room)
         moments = torch.cat(list(stream), dim=2)
         # Before a posterior clamps its variances: an infinite one would go unseen.
         check_result(moments, f"what the VAE encodes the {'image' if len(frames) == 1 else 'video'} to", weight.dtype)
@@ -107,7 +103,7 @@ def decode(
 
 
 def _stream(vae: VAE, latents: Tensor, measures: Measures, waiting: MakeWaiting) -> Iterator[Tensor]:
-    strips = _strips(measures)
+    strips = measures.strips
     if measures.tile is None:
         pieces = vae.decode_stream(latents, strips=strips, waiting=waiting)
     else:
@@ -118,10 +114,6 @@ def _stream(vae: VAE, latents: Tensor, measures: Measures, waiting: MakeWaiting)
         if piece is None:
             return
         yield piece
-
-
-def _strips(measures: Measures) -> int:
-    return STRIPS if measures.strips else 1
 
 
 def _tiling(tile: tuple[int, int]) -> Tiling:

@@ -24,7 +24,7 @@ from cogworks.pipelines.after_step import AfterStep
 from cogworks.pipelines.codec import decode, encode
 from cogworks.pipelines.conditioning import Start, image_to_video, text_to_video, video_to_video
 from cogworks.pipelines.denoiser import Denoiser
-from cogworks.pipelines.memory import in_halves, in_smaller_tiles, in_strips, one_by_one, with_relief
+from cogworks.pipelines.memory import in_halves, in_smaller_tiles, in_thinner_strips, one_by_one, with_relief
 from cogworks.pipelines.noise import RunNoise
 from cogworks.pipelines.progress import OnProgress, Progress
 from cogworks.pipelines.residence import Residence
@@ -111,7 +111,7 @@ class Execution:
             return (
                 one_by_one(measures, batch)
                 or self._offloaded(measures, self.networks.vae)
-                or in_strips(measures)
+                or in_thinner_strips(measures, rows * stride)
                 or in_smaller_tiles(measures, rows * stride, columns * stride)
             )
 
@@ -131,7 +131,7 @@ class Execution:
         def relieve(measures: Measures) -> Relief:
             return (
                 self._offloaded(measures, self.networks.vae)
-                or in_strips(measures)
+                or in_thinner_strips(measures, height)
                 or in_smaller_tiles(measures, height, width)
             )
 

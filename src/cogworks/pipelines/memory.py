@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import torch
 
-from cogworks.config.measures import Measures
+from cogworks.config.measures import STRIPS, Measures
 from cogworks.errors import MemoryShortageError
+from cogworks.nn.strips import strips
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -22,6 +23,7 @@ SHARED_MEMORY = ("cpu", "mps")
 MIN_TILE = 64
 """Smallest side in pixels of a tile that is chosen here: in smaller ones overlaps outweigh what is saved."""
 _TILE_UNIT = 16
+VAE_PARTS = ("encoding", "decoding")
 TILES = ", or let the VAE work in tiles, which change pixels a little: --tile 256x256, or load(..., tile=(256, 256))"
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
 
@@ -72,7 +74,7 @@ def with_relief(
         release_unused(device)
         relief = relieve(measures)
         if relief is None:
-            could_tile = measures.strips and measures.tile is None
+            could_tile = part in VAE_PARTS and measures.tile is None
             raise MemoryShortageError(
                 f"memory ran out in {part} and there is nothing left to save on {device}; ask for a smaller size or "
                 f"fewer frames, or free memory{TILES if could_tile else ''}"
@@ -96,11 +98,14 @@ def one_by_one(measures: Measures, batch: int) -> tuple[Measures, str] | None:
     return replace(measures, slicing=True), "one video at a time"
 
 
-def in_strips(measures: Measures) -> tuple[Measures, str] | None:
-    """Let the VAE work in strips of rows."""
-    if measures.strips:
-        return None
-    return replace(measures, strips=True), "in strips"
+def in_thinner_strips(measures: Measures, height: int) -> tuple[Measures, str] | None:
+    """Let the VAE work in strips of rows of pictures of `height` pixels, or in more of them if it does already."""
+    if measures.tile is not None:
+        height = min(height, measures.tile[0])
+    for count in STRIPS:
+        if len(strips(height, count)) > len(strips(height, measures.strips)):
+            return replace(measures, strips=count), f"in {count} strips"
+    return None
 
 
 def in_smaller_tiles(measures: Measures, height: int, width: int) -> tuple[Measures, str] | None:

@@ -38,7 +38,7 @@ class OnHost(UserDict[Hashable, Tensor]):
 
 def waits_on_host(measures: Measures, device: torch.device) -> bool:
     """Whether frames are to wait on the host: with strips, where that is not the device's own memory."""
-    return measures.strips and device.type not in SHARED_MEMORY
+    return measures.strips > 1 and device.type not in SHARED_MEMORY
 
 
 def waiting_room(measures: Measures, device: torch.device) -> Callable[[], Waiting]:

@@ -20,7 +20,7 @@ from typing import Literal
 import psutil
 import torch
 
-from cogworks.config.measures import Measures
+from cogworks.config.measures import STRIPS, Measures
 from cogworks.config.units import format_memory
 from cogworks.config.variants import Variant
 from cogworks.pipelines.geometry import decoded_frames, geometry
@@ -159,14 +159,15 @@ def plan_run(
         return plan
 
     for chosen in rungs:
-        if plans and chosen.strips and not any(plan.fits_without_vae for plan in plans):
+        if plans and chosen.strips > 1 and not any(plan.fits_without_vae for plan in plans):
             break  # they help the VAE alone
         plans.append(describe(chosen))
         if plans[-1].fits:
             break
     plan = plans[-1]
-    if not plan.fits:  # then as little as there can be
-        plan = min([*plans, describe(rungs[-1])], key=lambda plan: plan.peak)
+    if not plan.fits:  # then as little as there can be; thinner strips need not be less
+        least = [rung for rung in rungs if replace(rung, strips=rungs[-1].strips) == rungs[-1]]
+        plan = min([*plans, *map(describe, least)], key=lambda plan: plan.peak)
     rates = _rates(device, dtype, plan.flops, seconds)
     return plan if rates is None else replace(plan, phases=tuple(_timed(phase, rates) for phase in plan.phases))
 
@@ -178,7 +179,7 @@ def ladder(shape: RunShape, tile: tuple[int, int] | None = None) -> Iterator[Mea
     """
     splits = (False, True) if shape.guided else (False,)
     slices = (False, True) if shape.num_videos > 1 else (False,)
-    for strips, offload, split, slicing in product((False, True), (False, True), splits, slices):
+    for strips, offload, split, slicing in product((1, *STRIPS), (False, True), splits, slices):
         yield Measures(offload=offload, split_guidance=split, slicing=slicing, strips=strips, tile=tile)
 
 
