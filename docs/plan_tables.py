@@ -39,7 +39,7 @@ def phases() -> list[str]:
     rows = []
     for variant in PUBLISHED.values():
         apart = Measures(offload=True, split_guidance=True)
-        for measures in (Measures(), apart, replace(apart, strips=True)):
+        for measures in (Measures(), apart, replace(apart, strips=8)):
             plan = _plan(variant, measures=measures)
             memory = {phase.name: f"{phase.memory / 1e9:.1f} GB" for phase in plan.phases}
             rows.append([f"`{variant.name}`", _words(measures), *(memory.get(name, "") for name in PHASES)])
@@ -96,7 +96,9 @@ def _cell(plan: Plan) -> str:
 
 
 def _words(measures: Measures) -> str:
-    words = [name for name in ("offload", "split_guidance", "slicing", "strips") if getattr(measures, name)]
+    words = [name for name in ("offload", "split_guidance", "slicing") if getattr(measures, name)]
+    if measures.strips > 1:
+        words.append(f"strips={measures.strips}")
     if measures.tile:
         words.append("tile {1}x{0}".format(*measures.tile))
     return ", ".join(f"`{word}`" for word in words) or "none"

@@ -1,7 +1,7 @@
 """A process that runs one part of a run and prints how much memory that took, beside what the plan says.
 
 Run as `python peak_memory.py PART HEIGHT WIDTH FRAMES [BUDGET]`, PART being "step" (one transformer pass, batch 2),
-"decode", "strips" (likewise, in strips), "run" (a whole run of one step) or "tiny" (likewise, of the bundled model).
+"decode", "strips8" (likewise, in 8 strips; any number), "run" (a whole run of one step) or "tiny" (likewise, of the bundled model).
 Prints one JSON object in bytes: `measured`; `alive` and `held` as planned, of the tensors and of the process. Of a part
 `milliseconds` as well, of all cores together; of a whole run `strips`: how many its plan has.
 
@@ -81,8 +81,8 @@ def clear_peak() -> None:
 def measure_part(part: str, size: Geometry) -> dict[str, int]:
     """A part alone, its network and its input being there already; a small pass before loads the code."""
     state = torch.randn(1, 16, size.latent_frames, size.rows, size.columns)
-    if part in ("decode", "strips"):
-        vae, measures = VAE(MEDIUM.vae), Measures(strips=8 if part == "strips" else 1)
+    if part == "decode" or part.startswith("strips"):
+        vae, measures = VAE(MEDIUM.vae), Measures(strips=int(part.removeprefix("strips")) if part != "decode" else 1)
 
         def work(state: torch.Tensor) -> None:
             codec.decode(vae, state, measures, lambda piece: None, ignore)
