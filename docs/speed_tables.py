@@ -8,7 +8,7 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from results import RESULTS, Case, Kind, Machine, Result, Versions, file_name, newest, newest_of_machines
+from results import RESULTS, Case, Kind, Machine, Result, Versions, file_name, newest_of_machines
 
 SUMMARY = "summary"  # of README.md
 _IN_SUMMARY: dict[str, tuple[str, ...]] = {  # cases of each kind, good or bad
@@ -30,7 +30,7 @@ def table(name: str, folder: Path = RESULTS) -> list[str]:
         KeyError: there is no such kind.
     """
     if name == SUMMARY:
-        return _summary([result for kind in get_args(Kind) if (result := newest(kind, folder))])
+        return _summary([result for kind in get_args(Kind) for result in newest_of_machines(kind, folder)])
     if name not in get_args(Kind):
         raise KeyError(f"no kind of result is named {name!r}; there are {', '.join(get_args(Kind))}")
     results = newest_of_machines(name, folder)
@@ -52,13 +52,31 @@ def _of_result(result: Result) -> list[str]:
 
 
 def _summary(found: list[Result]) -> list[str]:
+    """A row for each case, with a column for each machine."""
     if not found:
         return ["", "Not measured yet: `python benchmarks/run.py` does it."]
-    shown = [case for result in found for case in result.cases if case.name in _IN_SUMMARY.get(result.kind, ())]
-    rows = [_row(case)[:-1] for case in shown]
+    machines = list(dict.fromkeys(_device(result.machine) for result in found))
+    rows: dict[tuple[str, str], list[str]] = {}
+    for result in found:
+        for case in result.cases:
+            if case.name in _IN_SUMMARY.get(result.kind, ()):
+                row = rows.setdefault((result.kind, case.name), [case.what, case.rival, *[""] * len(machines)])
+                row[2 + machines.index(_device(result.machine))] = _sides(case)
     # One sentence for all results that were measured alike.
     measured = dict.fromkeys(_measured(result) for result in found)
-    return ["", *lines_of(list(_TITLES[:-1]), rows), "", *measured]
+    return ["", *lines_of(["what", "beside", *machines], list(rows.values())), "", *measured]
+
+
+def _device(machine: Machine) -> str:
+    return machine.gpu or machine.cpu
+
+
+def _sides(case: Case) -> str:
+    """Both figures and their ratio, in a cell."""
+    ours = _amount(case.ours.median, case.unit)
+    if case.theirs is None:
+        return f"{ours} ({_ratio(case)})" if _ratio(case) else ours
+    return f"{_ratio(case)}: {ours} for {_amount(case.theirs.median, case.unit)}"
 
 
 def lines_of(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -54,8 +54,19 @@ def test_the_summary_has_its_cases_once(folder: Path, monkeypatch: pytest.Monkey
     rows = [line for line in lines if line.startswith("| a ")]
     assert len(rows) == 3
     assert not any("no goal" in line for line in lines)
-    assert rows[-1].endswith("| 7.50 s | 7.00 s to 9.00 s |")
+    assert rows[-1].endswith("| 7.50 s (7.00 s to 9.00 s) |")
     assert sum(line.startswith("Measured on 2026-01-02") for line in lines) == 1  # both were measured alike
+
+
+def test_the_summary_has_a_column_for_each_machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed_tables, "_IN_SUMMARY", {"vae": ("fast", "large")})
+    case = make_case("fast", "a decode", [0.01], [0.05])
+    machine = Machine(cpu="ACME CPU 13", flags={}, cores=2, memory=2**30)
+    write(a_result(cases=(case,), machine=machine, date=datetime(2026, 5, 5, tzinfo=UTC)), folder)
+    head, _, fast, large = (line for line in speed_tables.table("summary", folder) if line.startswith("|"))
+    assert head == "| what | beside | ACME CPU 13 | ACME(R) CPU 12 |"
+    assert fast == ("| a decode | diffusers | 5.00x as fast: 10.0 ms for 50.0 ms | 2.00x as fast: 55.0 ms for 110 ms |")
+    assert large == "| a peak | diffusers |  | 0.75 of it: 300 MB for 400 MB |"
 
 
 def test_a_newer_result_replaces_the_table(folder: Path) -> None:

@@ -39,7 +39,8 @@ def measure(part: str, height: int, width: int, frames: int, *budget: str, **env
 
 # Blocks above 1 MB are given back as soon as they are freed: the process then holds what is alive.
 @pytest.mark.parametrize(
-    ("part", "height", "width", "frames"), [("decode", 64, 96, 17), ("strips8", 192, 96, 9), ("strips32", 768, 32, 9), ("step", 192, 256, 17)]
+    ("part", "height", "width", "frames"),
+    [("decode", 64, 96, 17), ("strips8", 192, 96, 9), ("strips32", 768, 32, 9), ("step", 192, 256, 17)],
 )
 def test_a_dry_run_counts_what_is_alive(part: str, height: int, width: int, frames: int) -> None:
     found = measure(part, height, width, frames, MALLOC_MMAP_THRESHOLD_=str(2**20))

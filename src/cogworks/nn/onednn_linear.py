@@ -99,8 +99,9 @@ def _gradients(multiply: _Multiply, ctx: Any, grad: Tensor) -> tuple[Tensor | No
 
 
 def _of_weight(multiply: _Multiply, grad: Tensor, x: Tensor) -> Tensor:
-    """grad^T x, (O, I): oneDNN copies the first factor before it multiplies, so that is the narrower one."""
-    if grad.shape[1] > x.shape[1]:
+    """grad^T x, (O, I). oneDNN copies the first factor before it multiplies: with many rows that takes time."""
+    rows, height = grad.shape
+    if rows > height > x.shape[1]:
         return multiply(x.t(), grad.t(), None).t().contiguous()
     return multiply(grad.t(), x.t(), None)
 
