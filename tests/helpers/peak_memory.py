@@ -1,7 +1,8 @@
 """A process that runs one part of a run and prints how much memory that took, beside what the plan says.
 
 Run as `python peak_memory.py PART HEIGHT WIDTH FRAMES [BUDGET]`, PART being "step" (one transformer pass, batch 2),
-"decode", "strips8" (likewise, in 8 strips; any number), "run" (a whole run of one step) or "tiny" (likewise, of the bundled model).
+"decode", "strips8" (likewise, in 8 strips; any number), "run" (a whole run of one step) or "tiny" (likewise, of the
+bundled model).
 Prints one JSON object in bytes: `measured`; `alive` and `held` as planned, of the tensors and of the process. Of a part
 `milliseconds` as well, of all cores together; of a whole run `strips`: how many its plan has.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from cogworks.nn import gelu, onednn_linear
-from cogworks.nn.gelu import linear_gelu, tanh_gelu, tanh_gelu_
+from cogworks.nn.gelu import gelu_linear, linear_gelu, tanh_gelu, tanh_gelu_
+from cogworks.nn.linear import Linear
 
 SHAPES = [(3, 5), (2, 7, 64), (1, gelu._PIECE + 3), (0, 4)]
 # float32 rounding of a result of a few units; torch's own float32 form is as far from float64.
@@ -109,6 +111,57 @@ def test_what_stands_in_the_linears_place_is_called(monkeypatch: pytest.MonkeyPa
     result.sum().backward()
     assert linear.weight.grad is not None
     assert linear.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("by_onednn", [False, True])
+@pytest.mark.parametrize("needed", [each for each in product((False, True), repeat=3) if any(each)])
+def test_a_linear_of_it_and_its_gradients(
+    monkeypatch: pytest.MonkeyPatch, needed: tuple[bool, ...], by_onednn: bool
+) -> None:
+    for name in ("HAS_AVX512_PRODUCT", "MKL_LEAVES_AVX512"):
+        monkeypatch.setattr(onednn_linear, name, by_onednn and onednn_linear.HAS_PRODUCT)
+    layer, x = Linear(256, 64), values(2, 48, 256)
+    layer.weight.requires_grad_(needed[1])
+    layer.bias.requires_grad_(needed[2])
+    x.requires_grad_(needed[0])
+    kept: list[torch.Size] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        made = gelu_linear(layer, x)
+    assert sorted(kept) == sorted([x.shape, layer.weight.shape])  # and not what the GELU gave
+    y = x.detach().double().requires_grad_()
+    weight, bias = (each.detach().double().requires_grad_() for each in (layer.weight, layer.bias))
+    expected = F.linear(F.gelu(y, approximate="tanh"), weight, bias)
+    torch.testing.assert_close(made, expected.float(), atol=2e-5, rtol=1e-5)
+    gradient = values(2, 48, 64)
+    made.backward(gradient)
+    expected.backward(gradient.double())
+    for mine, theirs, needs in zip((x, layer.weight, layer.bias), (y, weight, bias), needed, strict=True):
+        assert (mine.grad is not None) == needs
+        if needs:
+            torch.testing.assert_close(mine.grad, theirs.grad.float(), atol=5e-4, rtol=1e-5)  # type: ignore[union-attr]
+
+
+def test_a_linear_that_is_not_plain_sees_the_gelu() -> None:
+    """What stands in its place, a hook, and mixed precision: each gets what it would get without us."""
+    x, seen = values(3, 8).requires_grad_(), []
+    gelu_linear(nn.Sequential(Linear(8, 5)), x).sum().backward()
+    assert x.grad is not None
+    layer = Linear(8, 5)
+    handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    gelu_linear(layer, x)
+    handle.remove()
+    torch.testing.assert_close(seen[0], exact(x.detach()), atol=TOLERANCE, rtol=1e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = gelu_linear(layer, x)
+    assert made.dtype == torch.bfloat16
+    made.sum().backward()
+    compiled = torch.compile(lambda x: gelu_linear(layer, x), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), gelu_linear(layer, x), atol=TOLERANCE, rtol=1e-6)
 
 
 def test_compiled() -> None:

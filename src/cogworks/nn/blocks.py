@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, cat, nn
 
 from cogworks.config.architecture import TransformerConfig
 from cogworks.nn.attention import JointAttention
-from cogworks.nn.gelu import linear_gelu
+from cogworks.nn.gelu import gelu_linear, linear_gelu
 from cogworks.nn.layout import StepInfo, TokenLayout
 from cogworks.nn.linear import Linear
 from cogworks.nn.modulation import BlockModulation, gated_add, modulated_norm
@@ -26,6 +27,8 @@ class FeedForward(nn.Module):
         self.down = Linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, N, D) -> (B, N, D)
+        if torch.is_grad_enabled():
+            return gelu_linear(self.down, self.up(x))
         return self.down(linear_gelu(self.up, x))
 
 

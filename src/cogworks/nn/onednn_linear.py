@@ -37,6 +37,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _Product.apply(x, weight, bias) if recorded else _product(x, weight, bias)
 
 
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """Of the weight of `linear`, from the gradient (..., O) of its result and its input (..., I): (O, I)."""
+    rows, tokens = grad.flatten(0, -2), x.flatten(0, -2)
+    if MKL_LEAVES_AVX512 and onednn_multiplies(rows, tokens) and rows.numel() * tokens.shape[1] >= _SMALL:
+        return _of_weight(_product, rows, tokens)
+    return rows.t() @ tokens
+
+
 def onednn_multiplies(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's product with AVX-512 can take the place of `F.linear`: in float32 on a CPU.
 
