@@ -101,8 +101,9 @@ def _gradients(multiply: _Multiply, ctx: Any, grad: Tensor) -> tuple[Tensor | No
     x, weight = ctx.saved_tensors
     grad = grad.contiguous()
     rows = grad.flatten(0, -2)  # (M, O)
-    to_x = None if weight is None else multiply(grad, weight.t(), None)
+    # First what oneDNN needs room for besides, which is free again when there are the gradients of tokens.
     to_weight = None if x is None else _of_weight(multiply, rows, x.flatten(0, -2))
+    to_x = None if weight is None else multiply(grad, weight.t(), None)
     return to_x, to_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
 
 
