@@ -93,6 +93,19 @@ def test_no_product_of_the_backward_pass_is_left_to_torch() -> None:
     assert not {"aten.mm.default", "aten.addmm.default"} & set(names)
 
 
+@needs_onednn
+def test_wide_gradients_are_not_copied_for_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that oneDNN would copy a factor of is torch's; the other is not."""
+    monkeypatch.setattr(onednn_linear, "_COPY", ROWS * NARROW - 1)
+    x, layer = numbers(ROWS, WIDE).requires_grad_(), Linear(WIDE, NARROW)
+    gradient = numbers(ROWS, NARROW)
+    made = layer(x)
+    names = operations(lambda: made.backward(gradient))
+    assert (names.count(BY_ONEDNN), names.count("aten.mm.default")) == (1, 1)
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad, gradient.t() @ x.detach(), atol=1e-3, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_what_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small products, which cost more to prepare; rows with gaps between them; dtypes that oneDNN is not asked for."""

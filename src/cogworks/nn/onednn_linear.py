@@ -22,6 +22,9 @@ from cogworks.nn.onednn_conv import HAS_ONEDNN, LIBRARY
 
 _SMALL = 2**20
 """Multiplications up to which a product costs oneDNN more to prepare than to compute."""
+_COPY = 2**21
+"""Numbers that oneDNN may copy for a product, 8 MB. Of wide linears it would be as much as their tokens take, when a
+training step holds most; torch's library needs twice the time, and nothing besides."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -108,9 +111,12 @@ def _gradients(multiply: _Multiply, ctx: Any, grad: Tensor) -> tuple[Tensor | No
 
 
 def _of_weight(multiply: _Multiply, grad: Tensor, x: Tensor) -> Tensor:
-    """grad^T x, (O, I). oneDNN copies the first factor before it multiplies: with many rows that takes time."""
+    """grad^T x, (O, I). oneDNN copies the first factor before it multiplies, which takes time, and room."""
     rows, height = grad.shape
-    if rows > height > x.shape[1]:
+    turned = rows > height > x.shape[1]
+    if (x if turned else grad).numel() > _COPY:
+        return grad.t() @ x
+    if turned:
         return multiply(x.t(), grad.t(), None).t().contiguous()
     return multiply(grad.t(), x.t(), None)
 
