@@ -46,6 +46,8 @@ RECORDED = {
         "psnr": (10.224089622497559, 12.190988540649414, 8.06178092956543),
     },
 }
+if torch.backends.cpu.get_cpu_capability() == "AVX512":  # after two steps of Adam its rounding has grown to 2e-5
+    RECORDED["tiny-vae"]["loss"] = (2.6534171104431152, 3.290876865386963, 1.7653234004974365)
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -57,10 +59,7 @@ def test_bundled_recipes_give_the_losses_they_always_gave(name: str) -> None:
     recorder = Recorder()
     fit(VAEModule(recipe, model), recorder)
     for metric, recorded in RECORDED[name].items():
-        rows = [row[metric] for row in recorder.rows]
-        assert rows[:2] == pytest.approx(recorded[:2], rel=1e-5), metric
-        # Recorded with AVX2: after two steps of Adam the rounding of AVX-512 has grown to 2e-5.
-        assert rows[2] == pytest.approx(recorded[2], rel=1e-4), metric
+        assert [row[metric] for row in recorder.rows] == pytest.approx(recorded, rel=1e-5), metric
 
 
 def test_the_adversary_waits_for_its_step(tmp_path: Path) -> None:
