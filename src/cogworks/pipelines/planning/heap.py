@@ -19,7 +19,7 @@ from functools import cache
 THRESHOLD = 32 * 2**20
 """Where the threshold ends up; a run gets there with its first large tensors."""
 ALIGNMENT = 64
-EARLY = 2**20
+EARLY = 2 * 2**20
 _M_MMAP_THRESHOLD = -3  # mallopt(3); setting it also stops it from growing
 ROOM = 96
 """A gap has to be larger than a block by this: malloc looks for room to align it. So a block does not fit where one

@@ -36,8 +36,9 @@ SAFE_SHARE = 0.92
 """Share of the free memory that a plan without a budget uses: the rest is for allocators, which keep gaps."""
 STATES = 6
 """States of sampling that are alive at once: the state, two estimates, noise, and what a sampler computes from them."""
-TIDY_FROM = 256 * 10**6
-"""From here on what is planned has to be right, and the process is told not to keep what is freed."""
+TIDY_FROM = 70 * 10**6
+"""From here on the process is told not to keep what is freed: what it would keep can be planned only to a third. The
+usual videos of the bundled models take less, and need no memory mapped anew."""
 LIBRARY_BYTES = 18 * 10**6
 """What a run on a CPU brings into its process besides tensors: code of torch, oneDNN and MKL that is read from their
 files at first use, kernels that are compiled for shapes, Python's objects. Set from seven runs of 46 to 288 MB of other
