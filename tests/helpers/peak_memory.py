@@ -3,8 +3,7 @@
 Run as `python peak_memory.py PART HEIGHT WIDTH FRAMES [BUDGET]`, PART being "step" (one transformer pass, batch 2),
 "decode", "strips8" (likewise, in 8 strips; any number), "run" (a whole run of one step) or "tiny" (likewise, of the
 bundled model).
-Prints one JSON object in bytes: `measured`; `alive` and `held` as planned, of the tensors and of the process. Of a part
-`milliseconds` as well, of all cores together; of a whole run `strips`: how many its plan has.
+Prints one JSON object in bytes: `planned` and `measured`; of a whole run `strips` as well, how many its plan has.
 
 Of a whole run, `measured` is what docs/hardware.md says a plan counts on a CPU: by how much the peak of the process's
 resident memory exceeds what it held when the plan was made. Nothing has run before, so libraries that are loaded and
@@ -21,7 +20,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +34,7 @@ from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
 from cogworks.pipelines import codec
 from cogworks.pipelines.geometry import Geometry, geometry
+from cogworks.pipelines.memory import give_back_early
 from cogworks.pipelines.planning.measure import measure_decoding, measure_steps
 from cogworks.pipelines.planning.shape import RunShape
 from cogworks.pipelines.progress import ignore
@@ -81,6 +80,7 @@ def clear_peak() -> None:
 
 def measure_part(part: str, size: Geometry) -> dict[str, int]:
     """A part alone, its network and its input being there already; a small pass before loads the code."""
+    give_back_early()
     state = torch.randn(1, 16, size.latent_frames, size.rows, size.columns)
     if part == "decode" or part.startswith("strips"):
         vae, measures = VAE(MEDIUM.vae), Measures(strips=int(part.removeprefix("strips")) if part != "decode" else 1)
@@ -98,11 +98,9 @@ def measure_part(part: str, size: Geometry) -> dict[str, int]:
 
         planned = measure_steps(MEDIUM, size, 1, True, False, 1, None, torch.float32, CPU)
     work(state[..., :4, :4].contiguous())
-    held, begun = settle(), time.process_time()
+    held = settle()
     work(state)
-    milliseconds = int((time.process_time() - begun) * 1000)
-    measured = resident("VmHWM") - held
-    return {"measured": measured, "alive": planned.alive, "held": planned.activations, "milliseconds": milliseconds}
+    return {"planned": planned.alive, "measured": resident("VmHWM") - held}
 
 
 def measure_run(size: Geometry, model: str, budget: str | None) -> dict[str, int]:
@@ -120,7 +118,7 @@ def measure_run(size: Geometry, model: str, budget: str | None) -> dict[str, int
         num_inference_steps=1,
     )
     measured = resident("VmHWM") - held
-    return {"measured": measured, "alive": plan.peak, "held": plan.peak, "strips": plan.measures.strips}
+    return {"planned": plan.peak, "measured": measured, "strips": plan.measures.strips}
 
 
 def save_medium(folder: str) -> None:

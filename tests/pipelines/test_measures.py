@@ -187,7 +187,7 @@ class Planned:
     """Stands in for `plan_run`."""
 
     def __init__(self, measures: Measures, *, fits: bool = True) -> None:
-        self.measures, self.fits, self.peak, self.seconds, self.tidy = measures, fits, 3 * 10**9, None, False
+        self.measures, self.fits, self.peak, self.seconds = measures, fits, 3 * 10**9, None
         self.asked: list[tuple[RunShape, dict[str, Any]]] = []
 
     def __call__(self, variant: Any, shape: RunShape, **options: Any) -> Planned:

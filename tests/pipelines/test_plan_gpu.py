@@ -47,7 +47,7 @@ def test_a_denoising_pass(dtype: torch.dtype) -> None:
     network(*inputs)
     measured = torch.cuda.max_memory_allocated(device) - held
     planned = measure_steps(VARIANT, size, 1, True, False, 1, None, dtype, device)
-    assert planned.activations == pytest.approx(measured, rel=TOLERANCE)
+    assert planned.alive == pytest.approx(measured, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -66,7 +66,7 @@ def test_a_decode(dtype: torch.dtype, measures: Measures) -> None:
     codec.decode(network, latents, measures, lambda piece: None, ignore)
     measured = torch.cuda.max_memory_allocated(device) - held
     planned = measure_decoding(VARIANT, size, 1, measures.strips, measures.tile, dtype, device)
-    assert planned.activations == pytest.approx(measured, rel=TOLERANCE)
+    assert planned.alive == pytest.approx(measured, rel=TOLERANCE)
 
 
 @torch.no_grad()

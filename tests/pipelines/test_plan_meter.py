@@ -20,7 +20,6 @@ from cogworks.nn import embeddings, rope
 from cogworks.pipelines.geometry import geometry
 from cogworks.pipelines.planning import measure as dry
 from cogworks.pipelines.planning import meter as metering
-from cogworks.pipelines.planning.heap import GAPS, THRESHOLD, Heap
 from cogworks.pipelines.planning.meter import FusedAttention, Meter
 from cogworks.pipelines.planning.workspace import workspace_bytes
 
@@ -165,8 +164,6 @@ def test_pieces_and_tiles_that_repeat_count_like_those_that_are_run(
         for part, run in zip(ours, plain, strict=True):
             assert part.work.flops == run.work.flops
             assert part.alive == pytest.approx(run.alive, rel=0.01)
-            if tile is None:  # what the heap keeps of tiles depends on their order
-                assert part.activations == pytest.approx(run.activations, rel=0.1)
 
 
 def _shortened(config: TransformerConfig) -> TransformerConfig:
@@ -211,21 +208,3 @@ def test_workspace_of_convolutions() -> None:
     assert workspace(x, weight) == columns  # torch's own kernel
     assert workspace(turned, weight) == columns + x.numel() * 8
     assert workspace(x, empty(8, 32, 1, 1, 1).double()) <= 2 * blocked
-
-
-def test_a_heap_keeps_what_was_freed_and_gives_large_blocks_back() -> None:
-    heap = Heap()
-    for key in "abc":
-        heap.allocate(key, 2**20)
-    heap.release("a")
-    heap.allocate("again", 2**20)  # malloc wants more room than the block takes
-    assert heap.peak == int(4 * 2**20 * GAPS)
-    heap.release("b")  # one gap of 2 MB
-    heap.allocate("d", 2**20)
-    assert heap.peak == int(4 * 2**20 * GAPS)
-    heap.allocate("large", THRESHOLD)
-    heap.release("large")
-    heap.allocate("large again", THRESHOLD)
-    assert heap.peak == THRESHOLD + int(4 * 2**20 * GAPS)
-    heap.allocate("e", 2**21)
-    assert heap.peak == THRESHOLD + int(6 * 2**20 * GAPS)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cogworks.pipelines.planning.heap import is_glibc
+from cogworks.pipelines.memory import is_glibc
 
 TOLERANCE = 0.15
 TESTS = Path(__file__).parent.parent

@@ -101,7 +101,6 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
         text_dtype=dtype,
         budget=budget,
         tile=machine.tile_sides(),
-        tidy=budget is not None,
         seconds=here,
     )
     where = f"{hardware(device) if here else 'a GPU'}, {str(dtype).removeprefix('torch.')}"

@@ -26,9 +26,9 @@ from cogworks.pipelines.after_step import AfterStep, StepCallback
 from cogworks.pipelines.execution import Execution
 from cogworks.pipelines.finite import check_given
 from cogworks.pipelines.geometry import Geometry, geometry
+from cogworks.pipelines.memory import give_back_early
 from cogworks.pipelines.noise import SeededNoise, choose_noise
 from cogworks.pipelines.output import frames_of, join_pixels, join_videos, pixels_of
-from cogworks.pipelines.planning.heap import give_back_early
 from cogworks.pipelines.planning.plan import SAFE_SHARE, Plan, free_memory, plan_run, total_memory, what_would_fit
 from cogworks.pipelines.planning.shape import RunShape, SourceKind, default_shape
 from cogworks.pipelines.progress import OnProgress, Progress, ignore
@@ -308,9 +308,8 @@ class Pipeline:
             budget=budget,
             measures=self.measures,
             tile=self.tile,
-            tidy=self.memory is not None,
         )
-        if plan.tidy and device.type == "cpu":
+        if device.type == "cpu":
             give_back_early()
         if not plan.fits:
             advice = what_would_fit(self.variant, plan, device=device, dtype=dtype, text_dtype=text_dtype)

@@ -47,14 +47,12 @@ class Part:
         mapped: bytes of its file that may be in memory beside, because they are there in another form; the system
             takes them back when it needs them.
         alive: most bytes of tensors at once beyond the weights, what goes in and comes out included.
-        activations: what a process holds for them: on a CPU its allocator keeps some besides.
         work: of the whole part.
     """
 
     weights: int
     mapped: int
     alive: int
-    activations: int
     work: Work
 
 
@@ -189,7 +187,7 @@ def _part(network: nn.Module, meter: Meter, stored: torch.dtype) -> Part:
     # What is stored in another dtype is converted, and what is stored in pieces is joined; the rest is the file itself.
     joined = {id(w) for module in network.modules() if isinstance(module, StackedLinear) for w in module.parameters()}
     mapped = sum(w.numel() for w in network.parameters() if w.dtype != stored or id(w) in joined) * stored.itemsize
-    return Part(weights, mapped, meter.peak, meter.held, meter.work)
+    return Part(weights, mapped, meter.peak, meter.work)
 
 
 def _stored(variant: Variant) -> torch.dtype:

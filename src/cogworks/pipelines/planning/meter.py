@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from cogworks.pipelines.memory import SHARED_MEMORY
-from cogworks.pipelines.planning.heap import Heap, is_glibc
 from cogworks.pipelines.planning.results import Form, result_forms, written_tensor
 from cogworks.pipelines.planning.workspace import workspace_bytes
 
@@ -79,12 +78,10 @@ class Rise:
 
     Attributes:
         peak: most bytes above those that were held before.
-        mapped: likewise, of the heap's large blocks.
         left: bytes that were held more when it was over.
     """
 
     peak: int
-    mapped: int
     left: int
     work: Work
 
@@ -116,7 +113,6 @@ class Meter(TorchDispatchMode):
     Attributes:
         live: bytes that are held now.
         peak: most bytes that were ever held, with the workspace of the operation.
-        heap: on a CPU, what the process holds for them.
         work: all that was done.
     """
 
@@ -124,7 +120,6 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self.device = device
         self.live = self.peak = 0
-        self.heap = Heap() if device.type == "cpu" and is_glibc() else None
         self.work = Work()
         self._counted = ("meta", "cpu") if device.type in SHARED_MEMORY else ("meta",)
         self._storages: dict[int, weakref.ref] = {}
@@ -180,44 +175,23 @@ class Meter(TorchDispatchMode):
             self._effects[key] = _Effect(work, workspace, seen, not isinstance(result, Tensor))
         return result
 
-    @property
-    def held(self) -> int:
-        """Most bytes that a process would have held: `peak`, with what its allocator keeps besides."""
-        return self.peak if self.heap is None else self.heap.peak
-
     def observe(self, call: Callable[[], Tensor]) -> tuple[Tensor, Rise]:
         """The result of a call, and what it did."""
-        live, peak, work, heap = self.live, self.peak, self.work, self.heap
+        live, peak, work = self.live, self.peak, self.work
         self.peak = live
-        mapped = most_mapped = 0
-        if heap is not None:
-            mapped, most_mapped = heap.mapped, heap.most_mapped
-            heap.most_mapped = mapped
         result = call()
-        rise = Rise(
-            peak=self.peak - live,
-            mapped=0 if heap is None else heap.most_mapped - mapped,
-            left=self.live - live,
-            work=self.work - work,
-        )
+        rise = Rise(peak=self.peak - live, left=self.live - live, work=self.work - work)
         self.peak = max(self.peak, peak)
-        if heap is not None:
-            heap.most_mapped = max(heap.most_mapped, most_mapped)
         return result, rise
 
     def repeat(self, rise: Rise) -> None:
         """Count an observed call once more. What it leaves is the caller's to make."""
         self.work += rise.work
         self.peak = max(self.peak, self.live + rise.peak)
-        if self.heap is not None:
-            self.heap.rise(rise.mapped)
 
     def _count(self, work: Work, workspace: int) -> None:
         self.work += work
         self.peak = max(self.peak, self.live + workspace)
-        if self.heap is not None and workspace:
-            self.heap.allocate("workspace", workspace)
-            self.heap.release("workspace")
 
     def _watch(self, tensor: Tensor, *, counts: bool = True) -> bool:
         """Count a tensor's storage for as long as it lives. Returns whether it is seen for the first time."""
@@ -227,17 +201,19 @@ class Meter(TorchDispatchMode):
             return False
         size = storage.nbytes() if counts and tensor.device.type in self._counted else 0
         self._storages[key] = weakref.ref(storage, partial(self._forget, key, size))
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        if self.heap is not None and size:
-            self.heap.allocate(key, size)
+        self._hold(key, size)
         return True
 
     def _forget(self, key: int, size: int, reference: weakref.ref) -> None:
         del self._storages[key]
+        self._release(key, size)
+
+    def _hold(self, key: int, size: int) -> None:
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _release(self, key: int, size: int) -> None:
         self.live -= size
-        if self.heap is not None and size:
-            self.heap.release(key)
 
 
 class FusedAttention(TorchFunctionMode):

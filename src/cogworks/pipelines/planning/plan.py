@@ -36,10 +36,7 @@ SAFE_SHARE = 0.92
 """Share of the free memory that a plan without a budget uses: the rest is for allocators, which keep gaps."""
 STATES = 6
 """States of sampling that are alive at once: the state, two estimates, noise, and what a sampler computes from them."""
-TIDY_FROM = 70 * 10**6
-"""From here on the process is told not to keep what is freed: what it would keep can be planned only to a third. The
-usual videos of the bundled models take less, and need no memory mapped anew."""
-LIBRARY_BYTES = 18 * 10**6
+LIBRARY_BYTES = 19 * 10**6
 """What a run on a CPU brings into its process besides tensors: code of torch, oneDNN and MKL that is read from their
 files at first use, kernels that are compiled for shapes, Python's objects. Set from seven runs of 46 to 288 MB of other
 sizes than those of tests/pipelines/test_plan_memory.py: with AVX2 it was 11 to 26 MB, about 16, with AVX-512 4 MB more.
@@ -81,7 +78,6 @@ class Plan:
         budget: bytes that the run may hold.
         baseline: bytes that were held when the plan was made, and are not the run's: on a CPU the resident memory of
             the process, on a CUDA device what is allocated there.
-        tidy: the process gives memory back as soon as it is free (`heap.give_back_early`).
     """
 
     shape: RunShape
@@ -89,7 +85,6 @@ class Plan:
     phases: tuple[Phase, ...]
     budget: int
     baseline: int
-    tidy: bool
 
     @property
     def peak(self) -> int:
@@ -130,7 +125,6 @@ def plan_run(
     budget: int | None,
     measures: Measures | None = None,
     tile: tuple[int, int] | None = None,
-    tidy: bool = False,
     seconds: bool | None = None,
 ) -> Plan:
     """Plan a run. No weights are read and nothing is put on the device, but for the seconds of a calibration.
@@ -140,8 +134,6 @@ def plan_run(
         budget: bytes that the run may hold on the device; None for what is free there now.
         measures: to describe a run with these; None takes the least costly that fit, or all if none do.
         tile: height and width of the tiles that the VAE is to work in; None for none. No plan takes them by itself.
-        tidy: the process gives memory back as soon as it is free; it does in any case in a run that holds more than
-            `TIDY_FROM`.
         seconds: whether to say how long it takes, which calibrates a device that is not known yet; None does where the
             device is known or the run may take minutes.
     """
@@ -152,12 +144,8 @@ def plan_run(
     rungs = list(ladder(shape, tile)) if measures is None else [measures]
 
     def describe(chosen: Measures) -> Plan:
-        for tidies in (False, True):
-            phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype, tidy=tidies))
-            plan = Plan(shape=shape, measures=chosen, phases=phases, budget=budget, baseline=baseline, tidy=tidies)
-            if not tidy and plan.peak <= TIDY_FROM:
-                break
-        return plan
+        phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype))
+        return Plan(shape=shape, measures=chosen, phases=phases, budget=budget, baseline=baseline)
 
     for chosen in rungs:
         if plans and chosen.strips > 1 and not any(plan.fits_without_vae for plan in plans):
@@ -212,7 +200,7 @@ def what_would_fit(
     lacking = f"this run needs {format_memory(plan.peak)} and may hold {format_memory(plan.budget)}"
 
     def fits(smaller: RunShape) -> bool:
-        phases = _phases(variant, smaller, plan.measures, device, dtype, text_dtype, tidy=plan.tidy)
+        phases = _phases(variant, smaller, plan.measures, device, dtype, text_dtype)
         return all(phase.memory <= plan.budget for phase in phases)
 
     if max(phase.weights for phase in plan.phases) < plan.budget:
@@ -231,8 +219,6 @@ def _phases(
     device: torch.device,
     dtype: torch.dtype,
     text_dtype: torch.dtype,
-    *,
-    tidy: bool,
 ) -> Iterator[Phase]:
     size = shape.geometry
     parts: dict[PhaseName, Part] = {}
@@ -266,7 +252,7 @@ def _phases(
         weights = part.weights if measures.offload else all_weights
         yield Phase(
             name=name,
-            memory=weights + (part.alive if tidy else part.activations) + held,
+            memory=weights + part.alive + held,
             weights=weights,
             mapped=part.mapped,
             work=part.work,

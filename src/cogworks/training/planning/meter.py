@@ -17,8 +17,10 @@ from torch.autograd.graph import _engine_run_backward
 from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry
 
+from cogworks.pipelines.memory import is_glibc
 from cogworks.pipelines.planning.meter import FusedAttention, Meter, Work
 from cogworks.pipelines.planning.workspace import workspace_bytes
+from cogworks.training.planning.heap import Heap
 
 aten = torch.ops.aten
 
@@ -40,13 +42,20 @@ class TrainingMeter(Meter):
     Attributes:
         stages: those that have ended.
         most: bytes that were ever alive at once; `peak` is that of the stage.
+        heap: on a CPU, what the process holds for them.
     """
 
     def __init__(self, device: torch.device, free: Iterable[Tensor] = ()) -> None:
+        self.heap = Heap() if device.type == "cpu" and is_glibc() else None
         super().__init__(device, free)
         self.stages: list[Stage] = []
         self.most = 0
         self._begun = Work()
+
+    @property
+    def held(self) -> int:
+        """Most bytes that a process would have held: `most`, with what its allocator keeps besides."""
+        return self.most if self.heap is None else max(self.most, self.heap.peak)
 
     def end_stage(self, name: str) -> None:
         """What was done since the last stage ended was this one."""
@@ -80,6 +89,22 @@ class TrainingMeter(Meter):
         workspace += (2 * x.numel() + gradient.numel()) * x.element_size()
         self._count(Work(convolution=flops, operations=1), workspace)
         return result
+
+    def _count(self, work: Work, workspace: int) -> None:
+        super()._count(work, workspace)
+        if self.heap is not None and workspace:
+            self.heap.allocate("workspace", workspace)
+            self.heap.release("workspace")
+
+    def _hold(self, key: int, size: int) -> None:
+        super()._hold(key, size)
+        if self.heap is not None and size:
+            self.heap.allocate(key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        super()._release(key, size)
+        if self.heap is not None and size:
+            self.heap.release(key)
 
 
 def backward(loss: Tensor) -> None:

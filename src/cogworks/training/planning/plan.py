@@ -1,7 +1,7 @@
 """What a training run takes, before it runs: memory by what it is for, work and time of a step.
 
 Two steps of the run's own module are computed on tensors without values. What is alive then is counted: what the
-backward pass needs, gradients, the optimizer's state; a CPU's allocator is followed too (`planning.heap`).
+backward pass needs, gradients, the optimizer's state; a CPU's allocator is followed too (`heap`).
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _measure(recipe: Recipe, module: TrainingModule, device: torch.device, bucke
     joined[-1] = replace(joined[-1], work=Work(moved=ADAMW_MOVES * size, operations=len(state)))
     for weight in _trained(module):
         weight.grad = None
-    return _Measured(tuple(joined), meter.most, max(meter.held, meter.most), _bytes(state))
+    return _Measured(tuple(joined), meter.most, meter.held, _bytes(state))
 
 
 def _forward_and_backward(

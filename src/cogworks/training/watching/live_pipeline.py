@@ -42,7 +42,7 @@ def live_pipeline(module: TransformerModule) -> Pipeline:
         model.tokenizer,
         Networks(_text_encoder(module), _held("transformer", module.transformer), _vae(module)),
     )
-    # On a CPU a plan of its own could change how the process allocates memory (`planning.heap`): the run's own concern.
+    # On a CPU a plan of its own would change how the process allocates memory (`give_back_early`): the run's concern.
     measures = Measures() if device.type == "cpu" else None
     return Pipeline(components, measures=measures, model=str(module.recipe.output))
 
