@@ -174,13 +174,15 @@ def test_neither_a_plan_nor_a_run_imports_the_compiler() -> None:
     """It takes 1.5 seconds and 70 MB, and is written in Python: a meta tensor may be enough to call for it."""
     code = (
         "import sys, torch\n"
+        "from dataclasses import replace\n"
         "from cogworks.config.variants import TINY\n"
         "from cogworks.pipelines.planning.plan import plan_run\n"
         "from cogworks.pipelines.planning.shape import default_shape\n"
         "plan_run(TINY, default_shape(TINY), device=torch.device('cpu'), dtype=torch.float32,"
         " text_dtype=torch.float32, budget=10**9, seconds=False)\n"
-        "from cogworks.config.variants import COGVIDEOX_5B as large\n"  # which comes down to strips
-        "plan_run(large, default_shape(large), device=torch.device('cpu'), dtype=torch.float32,"
+        "from cogworks.config.variants import COGVIDEOX_5B_I2V as large\n"  # which comes down to strips
+        "shape = replace(default_shape(large), source='image', quantize='int8')\n"
+        "plan_run(large, shape, device=torch.device('cpu'), dtype=torch.float32,"
         " text_dtype=torch.float32, budget=10**9, seconds=False)\n"
         "import cogworks\n"
         "cogworks.load('tiny', device='cpu').generate('a', height=32, width=32, num_frames=1, num_inference_steps=1)\n"

@@ -79,6 +79,7 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
     """Print the plan of a request. Raises RunError if the device cannot hold it in any way."""
     from dataclasses import replace
 
+    import av  # noqa: F401  a run writes its file with it: what that loads is held before, and not the run's
     import torch
 
     from cogworks.config.variants import VARIANTS

@@ -113,7 +113,7 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         zeros gets scale 1. A row that holds what is not finite gets a scale that is not, and values without meaning.
     """
     if rows.is_meta:  # operations on such tensors import torch's compiler: 1.5 seconds
-        return torch.empty_like(rows, dtype=torch.int8), rows.new_empty(len(rows), dtype=torch.float32)
+        return rows.new_empty(rows.shape, dtype=torch.int8), rows.new_empty(len(rows), dtype=torch.float32)
     wide = rows.detach().float()
     largest = torch.maximum(wide.amax(dim=1), -wide.amin(dim=1))
     scale = torch.where(largest == 0, 1.0, largest / LEVELS)

@@ -96,7 +96,7 @@ def measure_steps(
         variant.schedule.prediction,
         Branches(text, negative if guided else None),
         constant_guidance(2.0),
-        torch.empty_like(state) if config.takes_image else None,
+        _meta(tuple(state.shape), torch.float32) if config.takes_image else None,
         walk,
         Measures(split_guidance=split_guidance),
         lambda measures: None,

@@ -111,8 +111,8 @@ def _stack(tensors: Sequence[Tensor], dim: int = 0) -> list[Form]:
     return [_plain(shape, tensors[0].dtype)]
 
 
-def _product(a: Tensor, b: Tensor) -> list[Form]:
-    return [_plain([*a.shape[:-1], b.shape[-1]], a.dtype)]
+def _product(a: Tensor, b: Tensor, dtype: torch.dtype | None = None) -> list[Form]:
+    return [_plain([*a.shape[:-1], b.shape[-1]], dtype or a.dtype)]
 
 
 def _convolution(
@@ -199,6 +199,7 @@ _RULES: dict[Any, Rule] = {
     aten.mm.default: _product,
     aten.bmm.default: _product,
     aten.addmm.default: lambda bias, a, b: _product(a, b),
+    aten._int_mm.default: lambda a, b: _product(a, b, torch.int32),
     aten.complex.default: lambda real, imaginary: [_plain(real.shape, torch.complex64)],
     aten.convolution.default: _convolution,
     aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
