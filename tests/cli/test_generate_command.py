@@ -300,7 +300,7 @@ def test_ctrl_c_leaves_with_130_and_nothing_else(run: Run, model: str, monkeypat
     ran = run("generate", PROMPT, "--model", model, "-o", "out.mp4")
     assert (ran.code, ran.out) == (130, "")
     assert ran.err.splitlines()[-1] == "interrupted"
-    assert "nothing was written. With --resumable, the same command with --seed" in ran.err
+    assert "out.mp4 was not written. With --resumable, the same command with --seed" in ran.err
     assert list(Path().iterdir()) == []
 
 

@@ -187,4 +187,4 @@ def _say_how_to_go_on(job: Job, steps: tuple[int, int] | None, *, in_list: bool)
     if state_file(job.path).exists():
         say(f"stopped{at}; {same} goes on from what is kept in {state_file(job.path)}")
     else:
-        say(f"stopped{at}; nothing was written. With --resumable, {same} could go on from there")
+        say(f"stopped{at}; {job.path} was not written. With --resumable, {same} could go on from there")

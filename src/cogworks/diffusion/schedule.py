@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -264,8 +265,8 @@ def truncate(steps: Sequence[Step], strength: float) -> list[Step]:
     Raises:
         RequestError: `strength` is outside [0, 1], or so small that no step is left.
     """
-    if not 0 <= strength <= 1:
-        raise RequestError(f"strength must lie in [0, 1], got {strength}")
+    if not (isinstance(strength, Real) and 0 <= strength <= 1):
+        raise RequestError(f"strength must lie in [0, 1], got {strength!r}")
     kept = int(len(steps) * strength)
     if kept == 0:
         raise RequestError(

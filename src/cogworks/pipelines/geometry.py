@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 from cogworks.config.variants import Variant
 from cogworks.errors import RequestError
@@ -59,7 +60,8 @@ def geometry(
     _check_side("width", width, stride * transformer.patch_size[2])
     if num_frames is None:
         num_frames = variant.defaults.num_frames if video_frames is None else _usable_frames(variant, video_frames)
-    _check_frames(variant, check_whole("the number of frames", num_frames), video_frames)
+    num_frames = check_whole("the number of frames", num_frames)
+    _check_frames(variant, num_frames, video_frames)
     if transformer.position_table == "learned":
         _check_training_size(variant, height, width, num_frames)
     latent_frames = _latent_frames(variant, num_frames)
@@ -95,10 +97,10 @@ def nearest_frames(variant: Variant, wanted: float) -> int:
 
 
 def check_whole(name: str, value: object) -> int:
-    """`value` where it is a whole number. Raises RequestError for anything else, a truth value too."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """`value` where it is a whole number, numpy's too. Raises RequestError for anything else, a truth value too."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise RequestError(f"{name} must be a whole number, got {value!r}")
-    return value
+    return int(value)
 
 
 def decoded_frames(num_frames: int, temporal_stride: int) -> int:

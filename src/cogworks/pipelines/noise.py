@@ -14,6 +14,7 @@ from torch import Tensor
 from cogworks.diffusion.noise import DiffusersOrderNoise, KeyedNoise, NoiseSource
 from cogworks.errors import RequestError
 from cogworks.models.vae_posterior import Posterior
+from cogworks.pipelines.geometry import check_whole
 from cogworks.rng import generator_for
 
 
@@ -59,9 +60,9 @@ def choose_noise(
         dtype: of what a generator draws: that of the text embeddings, in diffusers.
 
     Raises:
-        RequestError: both are given, or not as many as are needed.
+        RequestError: both are given, not as many as are needed, or what is no whole number.
     """
-    if num_videos < 1:
+    if check_whole("num_videos_per_prompt", num_videos) < 1:
         raise RequestError(f"num_videos_per_prompt must be at least 1, got {num_videos}")
     if generator is not None:
         if seed is not None:
@@ -76,7 +77,7 @@ def choose_noise(
     seeds = seed if isinstance(seed, list) else [seed] * num_prompts
     if len(seeds) != num_prompts:
         raise RequestError(f"got {len(seeds)} seeds for {num_prompts} prompts; give one, or one for each")
-    return SeededNoise([(each, sample) for each in seeds for sample in range(num_videos)])
+    return SeededNoise([(check_whole("a seed", each), sample) for each in seeds for sample in range(num_videos)])
 
 
 def _sample_each(posterior: Posterior, generators: Sequence[torch.Generator]) -> Tensor:

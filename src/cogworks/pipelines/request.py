@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Literal, get_args
 
+import numpy as np
 from torch import Tensor
 
 from cogworks.config.variants import VARIANTS, Variant
@@ -13,6 +15,7 @@ from cogworks.diffusion.samplers import SAMPLERS, Sampler
 from cogworks.errors import RequestError
 from cogworks.pipelines.finite import check_given
 from cogworks.pipelines.geometry import check_whole
+from cogworks.video import Video
 
 OutputType = Literal["video", "latent", "pt", "np"]
 
@@ -73,6 +76,16 @@ def check_source(variant: Variant, image: object | None, video: object | None) -
     """Raises RequestError unless the variant can begin from what is given: an image, a video or neither."""
     if image is not None and video is not None:
         raise RequestError("give an image or a video, not both")
+    if not (image is None or isinstance(image, np.ndarray) or hasattr(image, "convert")):  # PIL may not be loaded
+        raise RequestError(
+            f"image must be an array (H, W, 3) of uint8 or a PIL image, got {type(image).__name__}; "
+            "cogworks.video.read_image reads a file"
+        )
+    if not (video is None or isinstance(video, Video)):
+        raise RequestError(
+            f"video must be a cogworks.Video, got {type(video).__name__}; cogworks.video.read_video reads a file, and "
+            "cogworks.Video(frames, fps=8) takes an array (T, H, W, 3) of uint8"
+        )
     if variant.takes_image and image is None:
         raise RequestError(
             f"{variant.name} is an image-to-video model: it needs an image; {_counterparts(variant)} without one"
@@ -95,8 +108,8 @@ def check_output(output_type: str, fps: float | None) -> None:
     """Raises RequestError for an unknown form of output, or a frame rate that is not a positive number."""
     if output_type not in get_args(OutputType):
         raise RequestError(f"output_type must be one of {', '.join(get_args(OutputType))}, got {output_type!r}")
-    if fps is not None and not 0 < fps < math.inf:
-        raise RequestError(f"fps must be a positive number, got {fps}")
+    if fps is not None and not (isinstance(fps, Real) and 0 < fps < math.inf):
+        raise RequestError(f"fps must be a positive number, got {fps!r}")
 
 
 def choose_guidance(guidance_scale: float, *, dynamic: bool) -> GuidanceSchedule:
@@ -105,8 +118,8 @@ def choose_guidance(guidance_scale: float, *, dynamic: bool) -> GuidanceSchedule
     Raises:
         RequestError: the scale is not a finite number of at least 0.
     """
-    if not 0 <= guidance_scale < math.inf:
-        raise RequestError(f"guidance must be a number of at least 0, got {guidance_scale}")
+    if not (isinstance(guidance_scale, Real) and 0 <= guidance_scale < math.inf):
+        raise RequestError(f"guidance must be a number of at least 0, got {guidance_scale!r}")
     return (timestep_cosine_guidance if dynamic else constant_guidance)(guidance_scale)
 
 
