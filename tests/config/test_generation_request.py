@@ -97,3 +97,9 @@ def test_size_is_width_first() -> None:
 def test_an_adapter_has_a_path_and_perhaps_a_scale(text: str, path: str, scale: float) -> None:
     assert parse_lora(text).path == Path(path)
     assert parse_lora(text).scale == scale
+
+
+def test_an_image_goes_to_the_model_that_takes_one() -> None:
+    assert parse_request({"prompt": "a", "image": "first.png"}).model == "tiny-i2v"
+    assert parse_request({"prompt": "a", "image": "first.png", "model": "tiny"}).model == "tiny"  # and is told there
+    assert parse_request({"prompt": "a", "image": None, "model": None}).model == "tiny"

@@ -51,7 +51,8 @@ class Settings:
     """How the model is asked; None is not given."""
 
     model: str | None = None
-    """Bundled name, Hugging Face id, or a folder in the layout of diffusers or of SAT; tiny if not given."""
+    """Bundled name, Hugging Face id, or a folder in the layout of diffusers or of SAT; tiny if not given, or
+    tiny-i2v with --image."""
     seed: int | None = None
     """The same seed and settings give the same video. Drawn and reported if not given."""
     steps: int | None = None

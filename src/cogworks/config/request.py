@@ -40,7 +40,7 @@ class GenerationRequest(BaseModel):
     Attributes:
         prompt: what it should show.
         short_prompt: what `prompt` was before it was enhanced.
-        model: bundled name, hub id or folder.
+        model: bundled name, hub id or folder; `tiny-i2v` where there is an image and nothing else is said.
         image: file of the first frame, for image-to-video models.
         video: file to begin from.
         strength: how far the result may go from `video`, in (0, 1].
@@ -78,6 +78,14 @@ class GenerationRequest(BaseModel):
     sampler: Literal["ddim", "dpm", "dpm_ode", "ddpm"] | None = None
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     loras: tuple[LoRAUse, ...] = Field(default=(), validation_alias=AliasChoices("loras", "lora"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_of_an_image(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("model") is not None:
+            return values
+        rest = {name: value for name, value in values.items() if name != "model"}
+        return rest if values.get("image") is None else {**rest, "model": "tiny-i2v"}
 
     @model_validator(mode="before")
     @classmethod

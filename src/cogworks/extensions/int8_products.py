@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogworks.errors import ExtensionError
-from cogworks.extensions.attach import Place, WrapperFactory
-from cogworks.extensions.int8 import BLOCK_LINEARS, Int8Linear, quantize_rows
+from cogworks.extensions.attach import WrapperFactory
+from cogworks.extensions.int8 import Int8Linear, Int8Weights, quantize_rows
 
 _UNITS = ("avx512_vnni", "avx_vnni", "amx_int8")
 _PIECE = 2**17
@@ -34,21 +34,8 @@ _PIECE = 2**17
 
 
 @dataclass(frozen=True)
-class Int8Products:
-    """Compute linears from 8-bit tokens and 8-bit weights; hold the weights as `Int8Weights` does.
-
-    Stands inside adapters: attach it before a LoRA, or together with it. The `Attachment` keeps the linears as they
-    were, so that `detach` restores them bitwise; whoever drops it lets their memory go.
-
-    Attributes:
-        targets: path patterns of linears.
-    """
-
-    targets: tuple[str, ...] = BLOCK_LINEARS
-
-    @property
-    def place(self) -> Place:
-        return Place.WEIGHT
+class Int8Products(Int8Weights):
+    """Compute linears from 8-bit tokens and 8-bit weights, which are held as `Int8Weights` holds them."""
 
     def wrappers(self) -> Sequence[tuple[str, WrapperFactory]]:
         return [(target, Int8ProductLinear) for target in self.targets]

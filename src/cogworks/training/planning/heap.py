@@ -20,7 +20,7 @@ ALIGNMENT = 64
 ROOM = 96
 """A gap has to be larger than a block by this: malloc looks for room to align it. So a block does not fit where one
 of its size was, and the heap grows."""
-GAPS = 1.18
+GAPS = 1.12
 """Small objects between the blocks keep gaps from closing. The heaps of real processes are larger than what is reckoned
 without them by so much on average, over two kinds of CPU, and scatter by a sixth from run to run."""
 
