@@ -32,6 +32,7 @@ def preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU where it is the faster library."""
     monkeypatch.setattr(onednn_linear, "HAS_AVX512_PRODUCT", HAS_PRODUCT)
     monkeypatch.setattr(onednn_linear, "MKL_LEAVES_AVX512", HAS_PRODUCT)
+    monkeypatch.setattr(onednn_linear, "MKL_ON_AMD", True)
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +44,37 @@ def fresh_compiler() -> Iterator[None]:
 
 def numbers(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape) + shape[0]))
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("shape", [(1,), (2, 1), (2, 4), ()])
+def test_few_rows(shape: tuple[int, ...], with_bias: bool) -> None:
+    """Values and gradients, in the layout of `F.linear`, with the weight as the first matrix."""
+    width, height = 256, 512
+    given = [numbers(*shape, width), numbers(height, width), *([numbers(height)] if with_bias else [])]
+    ours = [tensor.clone().requires_grad_() for tensor in given]
+    exact = [tensor.double().requires_grad_() for tensor in given]
+    found, expected = linear(*ours), F.linear(*exact)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, expected.float(), **TOLERANCE)
+    direction = numbers(*expected.shape)
+    found.backward(direction)
+    expected.backward(direction.double())
+    for tensor, reference in zip(ours, exact, strict=True):
+        torch.testing.assert_close(tensor.grad, reference.grad.float(), **TOLERANCE)
+    seen = operations(lambda: linear(*given))
+    assert "aten.clone.default" in seen  # the turned result, which `F.linear` has not
+    assert ("aten.expand.default" in seen) == (expected.numel() == height)
+
+
+def test_few_rows_of_nothing_of_a_small_weight_or_of_another_dtype_are_left_alone() -> None:
+    for x, weight in (
+        (numbers(0, 256), numbers(512, 256)),
+        (numbers(2, 16), numbers(16, 16)),
+        (numbers(2, 256).bfloat16(), numbers(512, 256).bfloat16()),
+        (numbers(9, 256), numbers(512, 256)[:300]),
+    ):
+        torch.testing.assert_close(linear(x, weight), F.linear(x, weight), rtol=0, atol=0)
 
 
 @needs_onednn

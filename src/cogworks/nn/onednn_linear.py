@@ -1,7 +1,8 @@
-"""Products of tokens and weights by oneDNN, where that is the faster library.
+"""Products of tokens and weights, where MKL, by which torch multiplies float32 matrices on x86, is the slower way.
 
-On x86 torch multiplies float32 matrices by MKL, which uses AVX-512 on Intel's CPUs alone: on those of AMD that have it,
-oneDNN is twice as fast. Everything else is `F.linear`, whose results these are but for rounding.
+It uses AVX-512 on Intel's CPUs alone: on those of AMD that have it, oneDNN is twice as fast. And a weight that meets a
+few rows, as those of modulations do, has to be read once, which takes MKL on AMD three times as long as memory does,
+unless the weight is its first matrix. Everything else is `F.linear`, whose results these are but for rounding.
 
 Letters: M rows (tokens of a batch), I input width, O output rows.
 """
@@ -27,8 +28,15 @@ _COPY = 2**21
 training step holds most; torch's library needs twice the time, and nothing besides."""
 
 
+_FEW = 8
+_LARGE = 2**16
+"""Rows up to which, and numbers of a weight from which, it is better read as the first matrix."""
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias, differentiable: (..., I), (O, I), (O,) -> (..., O)."""
+    if _has_few_rows(x, weight):
+        return _weight_first(x, weight, bias)
     if not (MKL_LEAVES_AVX512 and onednn_multiplies(x, weight) and x.numel() * len(weight) >= _SMALL):
         return F.linear(x, weight, bias)
     if torch.compiler.is_compiling():
@@ -38,6 +46,26 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     )
     return _Product.apply(x, weight, bias) if recorded else _product(x, weight, bias)
+
+
+def _has_few_rows(x: Tensor, weight: Tensor) -> bool:
+    return (
+        0 < x.numel() <= _FEW * x.shape[-1]
+        and weight.numel() >= _LARGE
+        and MKL_ON_AMD
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and type(x) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _weight_first(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    columns = rows.t() if len(rows) > 1 else rows.expand(2, -1).t()  # by a vector MKL is as slow again
+    product = weight @ columns if bias is None else torch.addmm(bias[:, None], weight, columns)
+    return product[:, : len(rows)].t().reshape(*x.shape[:-1], len(weight)).contiguous()
 
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
@@ -76,8 +104,10 @@ HAS_PRODUCT = HAS_ONEDNN and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Whether this torch has oneDNN's product of tokens and weights."""
 HAS_AVX512_PRODUCT = HAS_PRODUCT and torch.backends.cpu.get_cpu_capability() == "AVX512"
 """Whether it has, and uses AVX-512 here."""
-MKL_LEAVES_AVX512 = HAS_AVX512_PRODUCT and torch.backends.mkl.is_available() and "AuthenticAMD" in _cpu_maker()
-"""Whether torch would multiply by MKL, on a CPU whose AVX-512 it does not use."""
+MKL_ON_AMD = torch.backends.mkl.is_available() and "AuthenticAMD" in _cpu_maker()
+"""Whether torch multiplies by MKL on a CPU that it was not written for."""
+MKL_LEAVES_AVX512 = HAS_AVX512_PRODUCT and MKL_ON_AMD
+"""Whether it would leave the AVX-512 of a CPU unused."""
 
 _Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
