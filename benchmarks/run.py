@@ -30,6 +30,7 @@ from results import RESULTS, Case, Kind, Result, now, write
 KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != "gpu")
 ENVIRONMENT = {**KEEPING, "COGWORKS_PROMPT_CACHE": "0"}  # every prompt is new
 COUNT = Parameter(validator=validators.Number(gte=1))
+FOLDER = Parameter(validator=validators.Path(file_okay=False))
 
 app = App(name="python benchmarks/run.py", help=(__doc__ or "").partition("\n")[0], help_format="plaintext")
 
@@ -42,7 +43,7 @@ def run(
     threads: Annotated[int, COUNT] = 2,
     rounds: Annotated[int | None, COUNT] = None,
     compiles: bool = True,
-    output: Path = RESULTS,
+    output: Annotated[Path, FOLDER] = RESULTS,
 ) -> None:
     """Measure, and print the paths of the results.
 
