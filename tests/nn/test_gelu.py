@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cogworks.nn import gelu, onednn_linear
+from cogworks.nn import gelu, products
 from cogworks.nn.gelu import gelu_linear, linear_gelu, tanh_gelu, tanh_gelu_
 from cogworks.nn.linear import Linear
 
@@ -68,11 +68,11 @@ def test_gradients() -> None:
     torch.testing.assert_close(x.grad, y.grad, atol=TOLERANCE, rtol=1e-6)
 
 
-@pytest.mark.skipif(not onednn_linear.HAS_PRODUCT, reason="torch was built without oneDNN's product")
+@pytest.mark.skipif(not products.HAS_PRODUCT, reason="torch was built without oneDNN's product")
 @torch.no_grad()
 def test_onednns_linear_with_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is chosen on CPUs with AVX-512; its numbers hold on all."""
-    monkeypatch.setattr(onednn_linear, "HAS_AVX512_PRODUCT", True)
+    monkeypatch.setattr(products, "HAS_AVX512_PRODUCT", True)
     linear, x = nn.Linear(24, 40), values(2, 9, 24)
     torch.testing.assert_close(linear_gelu(linear, x), exact(linear(x)), atol=5e-6, rtol=1e-5)
     linear.weight *= 1.01
@@ -81,7 +81,7 @@ def test_onednns_linear_with_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("fuses", [False, True])
 def test_what_stands_in_the_linears_place_is_called(monkeypatch: pytest.MonkeyPatch, fuses: bool) -> None:
-    monkeypatch.setattr(onednn_linear, "HAS_AVX512_PRODUCT", fuses and onednn_linear.HAS_PRODUCT)
+    monkeypatch.setattr(products, "HAS_AVX512_PRODUCT", fuses and products.HAS_PRODUCT)
     x = values(2, 8)
 
     class Kept(nn.Module):
@@ -119,7 +119,7 @@ def test_a_linear_of_it_and_its_gradients(
     monkeypatch: pytest.MonkeyPatch, needed: tuple[bool, ...], by_onednn: bool
 ) -> None:
     for name in ("HAS_AVX512_PRODUCT", "MKL_LEAVES_AVX512"):
-        monkeypatch.setattr(onednn_linear, name, by_onednn and onednn_linear.HAS_PRODUCT)
+        monkeypatch.setattr(products, name, by_onednn and products.HAS_PRODUCT)
     layer, x = Linear(256, 64), values(2, 48, 256)
     layer.weight.requires_grad_(needed[1])
     layer.bias.requires_grad_(needed[2])

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from cogworks.errors import ExtensionError
 from cogworks.extensions.attach import Extension, Place, Wrapper, WrapperFactory, attach, matching_paths
 from cogworks.nn.linear import StackedLinear
-from cogworks.nn.onednn_linear import linear
+from cogworks.nn.products import linear
 
 BLOCK_LINEARS = ("blocks.*.attention.qkv", "blocks.*.attention.out", "blocks.*.mlp.up", "blocks.*.mlp.down")
 """Four fifths and more of a transformer's weights; norms, modulation and embeddings keep their precision."""

@@ -17,7 +17,7 @@ from cogworks.errors import ExtensionError
 from cogworks.extensions.attach import Wrapper
 from cogworks.nn.linear import StackedLinear
 from cogworks.nn.low_rank import LowRank, add_low_rank, row_slices
-from cogworks.nn.onednn_linear import linear
+from cogworks.nn.products import linear
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cogworks.config.architecture import TextEncoderConfig
-from cogworks.nn.onednn_linear import linear
+from cogworks.nn.products import linear
 
 
 class RMSNorm(nn.Module):

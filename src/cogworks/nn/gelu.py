@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cogworks.nn.linear import Linear
-from cogworks.nn.onednn_linear import linear, onednn_multiplies, weight_gradient
 from cogworks.nn.overwrite import may_overwrite
+from cogworks.nn.products import linear, onednn_multiplies, weight_gradient
 
 _CUBIC = 0.044715
 _SLOPE = 2 * math.sqrt(2 / math.pi) * _CUBIC  # 2 u = _SLOPE x (x^2 + 1 / _CUBIC)

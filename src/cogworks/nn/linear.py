@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cogworks.nn.onednn_linear import linear
+from cogworks.nn.products import linear
 
 
 class Linear(nn.Linear):

@@ -1,4 +1,4 @@
-"""Memory that runs out: how it is recognised, and what can then be saved."""
+"""Memory that is given back early, and memory that runs out: how it is recognised, and what can then be saved."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from cogworks.config.places import cache_folder
-from cogworks.nn.onednn_linear import linear
+from cogworks.nn.products import linear
 from cogworks.pipelines.planning.meter import Work
 from cogworks.weights.storage import replacing
 

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from cogworks.extensions.attach import attach
 from cogworks.extensions.lora import LoRA
-from cogworks.nn import onednn_linear
+from cogworks.nn import products
 from cogworks.nn.linear import Linear, StackedLinear
-from cogworks.nn.onednn_linear import HAS_PRODUCT, linear
+from cogworks.nn.products import HAS_PRODUCT, linear
 from helpers.operations import operations
 
 # Sums of at most 1024 products of order one in float32, in another order.
@@ -30,9 +30,9 @@ needs_onednn = pytest.mark.skipif(not HAS_PRODUCT, reason="torch was built witho
 @pytest.fixture(autouse=True)
 def preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU where it is the faster library."""
-    monkeypatch.setattr(onednn_linear, "HAS_AVX512_PRODUCT", HAS_PRODUCT)
-    monkeypatch.setattr(onednn_linear, "MKL_LEAVES_AVX512", HAS_PRODUCT)
-    monkeypatch.setattr(onednn_linear, "MKL_ON_AMD", True)
+    monkeypatch.setattr(products, "HAS_AVX512_PRODUCT", HAS_PRODUCT)
+    monkeypatch.setattr(products, "MKL_LEAVES_AVX512", HAS_PRODUCT)
+    monkeypatch.setattr(products, "MKL_ON_AMD", True)
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_no_product_of_the_backward_pass_is_left_to_torch() -> None:
 @needs_onednn
 def test_wide_gradients_are_not_copied_for_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that oneDNN would copy a factor of is torch's; the other is not."""
-    monkeypatch.setattr(onednn_linear, "_COPY", ROWS * NARROW - 1)
+    monkeypatch.setattr(products, "_COPY", ROWS * NARROW - 1)
     x, layer = numbers(ROWS, WIDE).requires_grad_(), Linear(WIDE, NARROW)
     gradient = numbers(ROWS, NARROW)
     made = layer(x)
@@ -156,7 +156,7 @@ def test_what_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert meta.is_meta
     with torch.backends.mkldnn.flags(enabled=False):
         assert BY_ONEDNN not in operations(lambda: linear(x, weight, bias))
-    monkeypatch.setattr(onednn_linear, "MKL_LEAVES_AVX512", False)
+    monkeypatch.setattr(products, "MKL_LEAVES_AVX512", False)
     assert BY_ONEDNN not in operations(lambda: linear(x, weight, bias))
 
 
@@ -224,13 +224,13 @@ def test_with_a_lora_on_it() -> None:
 
 def test_who_made_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda path: "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel\t: 2\n")
-    assert "AuthenticAMD" in onednn_linear._cpu_maker()
+    assert "AuthenticAMD" in products._cpu_maker()
     monkeypatch.setattr(Path, "read_text", lambda path: "processor\t: 0\n")  # as on Arm
-    assert onednn_linear._cpu_maker() == ""
+    assert products._cpu_maker() == ""
 
     def missing(path: Path) -> str:
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(Path, "read_text", missing)
     monkeypatch.setattr(platform, "processor", lambda: "AMD64 Family 26 Model 2 Stepping 1, AuthenticAMD")
-    assert "AuthenticAMD" in onednn_linear._cpu_maker()
+    assert "AuthenticAMD" in products._cpu_maker()
