@@ -34,7 +34,6 @@ from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
 from cogworks.pipelines import codec
 from cogworks.pipelines.geometry import Geometry, geometry
-from cogworks.pipelines.memory import give_back_early
 from cogworks.pipelines.planning.measure import measure_decoding, measure_steps
 from cogworks.pipelines.planning.shape import RunShape
 from cogworks.pipelines.progress import ignore
@@ -80,7 +79,6 @@ def clear_peak() -> None:
 
 def measure_part(part: str, size: Geometry) -> dict[str, int]:
     """A part alone, its network and its input being there already; a small pass before loads the code."""
-    give_back_early()
     state = torch.randn(1, 16, size.latent_frames, size.rows, size.columns)
     if part == "decode" or part.startswith("strips"):
         vae, measures = VAE(MEDIUM.vae), Measures(strips=int(part.removeprefix("strips")) if part != "decode" else 1)

@@ -25,10 +25,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def measure(part: str, height: int, width: int, frames: int, *budget: str) -> dict[str, int]:
+def measure(part: str, height: int, width: int, frames: int, *budget: str, **environment: str) -> dict[str, int]:
     ran = subprocess.run(
         [sys.executable, str(TESTS / "helpers/peak_memory.py"), part, str(height), str(width), str(frames), *budget],
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -37,12 +37,13 @@ def measure(part: str, height: int, width: int, frames: int, *budget: str) -> di
     return json.loads(ran.stdout)
 
 
+# Blocks above 1 MB are given back as soon as they are freed: the process then holds what is alive.
 @pytest.mark.parametrize(
     ("part", "height", "width", "frames"),
     [("decode", 64, 96, 17), ("strips8", 192, 96, 9), ("strips32", 768, 32, 9), ("step", 320, 512, 17)],
 )
-def test_a_dry_run_counts_what_a_part_holds(part: str, height: int, width: int, frames: int) -> None:
-    found = measure(part, height, width, frames)
+def test_a_dry_run_counts_what_is_alive(part: str, height: int, width: int, frames: int) -> None:
+    found = measure(part, height, width, frames, MALLOC_MMAP_THRESHOLD_=str(2**20))
     assert found["planned"] == pytest.approx(found["measured"], rel=TOLERANCE)
 
 
