@@ -53,11 +53,8 @@ def _has_few_rows(x: Tensor, weight: Tensor) -> bool:
         0 < x.numel() <= _FEW * x.shape[-1]
         and weight.numel() >= _LARGE
         and MKL_ON_AMD
-        and x.dtype == weight.dtype == torch.float32
-        and x.device.type == weight.device.type == "cpu"
-        and type(x) is Tensor
         and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
+        and _are_floats_of_a_cpu(x, weight)
     )
 
 
@@ -82,12 +79,14 @@ def onednn_multiplies(x: Tensor, weight: Tensor) -> bool:
     Without gaps, which would make it slow beyond measure. Tensors of other classes have no values, or keep them
     elsewhere.
     """
+    return HAS_AVX512_PRODUCT and x.is_contiguous() and _are_floats_of_a_cpu(x, weight)
+
+
+def _are_floats_of_a_cpu(x: Tensor, weight: Tensor) -> bool:
     return (
-        HAS_AVX512_PRODUCT
-        and x.dtype == weight.dtype == torch.float32
+        x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and (torch.compiler.is_compiling() or type(x) is Tensor)
-        and x.is_contiguous()
         and not torch.is_autocast_enabled("cpu")
     )
 
