@@ -3,7 +3,8 @@
 Run as `python peak_memory.py PART HEIGHT WIDTH FRAMES [BUDGET]`, PART being "step" (one transformer pass, batch 2),
 "decode", "strips8" (likewise, in 8 strips; any number), "run" (a whole run of one step) or "tiny" (likewise, of the
 bundled model).
-Prints one JSON object in bytes: `planned` and `measured`; of a whole run `strips` as well, how many its plan has.
+Prints one JSON object in bytes: `planned` and `measured`; of a whole run `strips` as well, how many its plan has, and
+`phases`, what is planned and measured for each.
 
 Of a whole run, `measured` is what docs/hardware.md says a plan counts on a CPU: by how much the peak of the process's
 resident memory exceeds what it held when the plan was made. Nothing has run before, so libraries that are loaded and
@@ -17,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,7 +38,7 @@ from cogworks.pipelines import codec
 from cogworks.pipelines.geometry import Geometry, geometry
 from cogworks.pipelines.planning.measure import measure_decoding, measure_steps
 from cogworks.pipelines.planning.shape import RunShape
-from cogworks.pipelines.progress import ignore
+from cogworks.pipelines.progress import Progress, ignore
 from cogworks.weights.save import save_pretrained
 from helpers.small_models import small_spiece
 
@@ -77,7 +79,7 @@ def clear_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure_part(part: str, size: Geometry) -> dict[str, int]:
+def measure_part(part: str, size: Geometry) -> dict[str, object]:
     """A part alone, its network and its input being there already; a small pass before loads the code."""
     state = torch.randn(1, 16, size.latent_frames, size.rows, size.columns)
     if part == "decode" or part.startswith("strips"):
@@ -101,12 +103,29 @@ def measure_part(part: str, size: Geometry) -> dict[str, int]:
     return {"planned": planned.alive, "measured": resident("VmHWM") - held}
 
 
-def measure_run(size: Geometry, model: str, budget: str | None) -> dict[str, int]:
+class PhasePeaks:
+    """Listens to a run, and notes the peak of each phase above what was held before. What is read belongs to what it
+    is read for."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self.held = resident("VmRSS")
+        clear_peak()
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.phase in ("encode", "steps") and progress.done == progress.total:
+            self.end("prompt" if progress.phase == "encode" else "steps")
+
+    def end(self, phase: str) -> None:
+        self.peaks[phase] = resident("VmHWM") - self.held
+        clear_peak()
+
+
+def measure_run(size: Geometry, model: str, budget: str | None) -> dict[str, object]:
     """A whole run from files, as the first thing that a process does after its plan."""
     pipeline = cogworks.load(model, device="cpu", memory=budget)
     plan = pipeline.plan(RunShape(geometry=size, num_videos=1, num_prompts=1, guided=True, steps=1))
-    held = resident("VmRSS")
-    clear_peak()
+    peaks = PhasePeaks()
     pipeline.generate(
         "a red circle",
         seed=0,
@@ -114,9 +133,12 @@ def measure_run(size: Geometry, model: str, budget: str | None) -> dict[str, int
         width=size.width,
         num_frames=size.num_frames,
         num_inference_steps=1,
+        on_progress=peaks,
     )
-    measured = resident("VmHWM") - held
-    return {"planned": plan.peak, "measured": measured, "strips": plan.measures.strips}
+    peaks.end("decode")
+    phases = {phase.name: (phase.memory, peaks.peaks[phase.name]) for phase in plan.phases}
+    measured = max(peaks.peaks.values())
+    return {"planned": plan.peak, "measured": measured, "strips": plan.measures.strips, "phases": phases}
 
 
 def save_medium(folder: str) -> None:
@@ -132,6 +154,7 @@ def save_medium(folder: str) -> None:
 
 @torch.no_grad()
 def main() -> None:
+    os.environ["COGWORKS_PROMPT_CACHE"] = "0"  # a prompt that is remembered would not be read
     part = sys.argv[1]
     torch.manual_seed(0)
     if part == "save":

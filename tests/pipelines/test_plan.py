@@ -19,7 +19,7 @@ from cogworks.pipelines.geometry import geometry
 from cogworks.pipelines.planning import measure
 from cogworks.pipelines.planning import plan as planning
 from cogworks.pipelines.planning.calibration import Rates
-from cogworks.pipelines.planning.plan import Plan, ladder, plan_run, what_would_fit
+from cogworks.pipelines.planning.plan import PhaseName, Plan, ladder, plan_run, what_would_fit
 from cogworks.pipelines.planning.shape import RunShape, default_shape
 
 CUDA = torch.device("cuda")  # plans are made for devices that are not here
@@ -159,9 +159,38 @@ def test_weights_count_once_and_the_text_encoder_only_for_prompts() -> None:
     plan = make(COGVIDEOX_5B, 80, replace(shape, num_prompts=0))
     assert [phase.name for phase in plan.phases] == ["steps", "decode"]
     transformer, vae = 5_570_283_072 * 2, 215_583_907 * 2
-    assert {phase.weights for phase in plan.phases} == {transformer + vae}
+    assert [phase.weights for phase in plan.phases] == [transformer, transformer + vae]
     apart = make(COGVIDEOX_5B, 80, shape, measures=Measures(offload=True))
     assert [(phase.name, phase.weights) for phase in apart.phases[1:]] == [("steps", transformer), ("decode", vae)]
+
+
+def test_a_network_counts_from_its_first_work_on_or_from_the_beginning_if_it_is_there() -> None:
+    shape = replace(default_shape(TINY), source="video")
+    alone = {phase.name: phase.weights for phase in make(TINY, 1, shape, measures=Measures(offload=True)).phases}
+    text, vae, transformer = alone["prompt"], alone["source"], alone["steps"]
+    assert alone["decode"] == vae
+
+    def weights(*loaded: str, offload: bool = False) -> list[int]:
+        made = make(TINY, 1, shape, loaded=frozenset(loaded), measures=Measures(offload=offload))
+        return [phase.weights for phase in made.phases]
+
+    everything = text + vae + transformer
+    assert weights() == [text, text + vae, everything, everything]
+    assert weights("transformer") == [text + transformer, *[everything] * 3]
+    assert weights("text_encoder", "transformer", "vae") == [everything] * 4
+    assert weights("transformer", offload=True) == [text, vae, transformer, vae]
+
+
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
+def test_what_libraries_bring_counts_once_and_on_a_cpu(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    cold, warm, on_gpu = (
+        [phase.memory for phase in make(TINY, 1, device=torch.device(device), warm=warm).phases]
+        for device, warm in (("cpu", False), ("cpu", True), ("cuda", False))
+    )
+    brought = [first - later for first, later in zip(cold, warm, strict=True)]
+    assert 0 < brought[0] < brought[1] < brought[2] < 30 * 10**6
+    assert max(on_gpu) < max(cold) - 10**7
 
 
 @pytest.mark.parametrize("source", ["image", "video"])
@@ -173,11 +202,14 @@ def test_a_source_is_a_phase(source: Any) -> None:
 
 
 def test_frames_are_held_where_the_memory_is_the_hosts() -> None:
-    on_gpu, on_cpu = (
-        planning._frames_bytes(TINY, replace(default_shape(TINY), num_videos=3), torch.device(name))
-        for name in ("cuda", "cpu")
-    )
-    assert (on_gpu, on_cpu) == (0, 3 * 17 * 64 * 64 * 3)
+    """Those of a video to begin from all the time, those of the result while it is decoded."""
+
+    def held(device: str, phase: PhaseName) -> int:
+        shape = replace(default_shape(TINY), num_videos=3, source="video")
+        return planning._frames_bytes(TINY, shape, phase, torch.device(device)) // (17 * 64 * 64 * 3)
+
+    assert [held("cpu", phase) for phase in ("prompt", "source", "steps", "decode")] == [1, 1, 1, 4]
+    assert held("cuda", "decode") == 0
 
 
 def test_work_grows_with_steps_and_with_the_length_of_the_clip() -> None:

@@ -12,12 +12,15 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cogworks.pipelines.memory import is_glibc
 
 TOLERANCE = 0.15
+CODE = 3 * 10**6
+"""Bytes by which the code that a CPU reads may differ: a third of what small phases hold."""
 TESTS = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(
     not (sys.platform == "linux" and is_glibc() and os.access("/proc/self/clear_refs", os.W_OK)),
@@ -25,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def measure(part: str, height: int, width: int, frames: int, *budget: str, **environment: str) -> dict[str, int]:
+def measure(part: str, height: int, width: int, frames: int, *budget: str, **environment: str) -> dict[str, Any]:
     ran = subprocess.run(
         [sys.executable, str(TESTS / "helpers/peak_memory.py"), part, str(height), str(width), str(frames), *budget],
         env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", **environment},
@@ -35,6 +38,10 @@ def measure(part: str, height: int, width: int, frames: int, *budget: str, **env
     )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
+
+
+def is_near(planned: float, measured: float) -> bool:
+    return planned == pytest.approx(measured, rel=TOLERANCE, abs=CODE)
 
 
 # Blocks above 1 MB are given back as soon as they are freed: the process then holds what is alive.
@@ -70,13 +77,18 @@ def test_a_dry_run_counts_what_is_alive(part: str, height: int, width: int, fram
 def test_a_whole_run_holds_what_its_plan_says(
     model: str, height: int, width: int, frames: int, budget: list[str]
 ) -> None:
-    found = measure(model, height, width, frames, *budget)
-    assert (found["strips"] > 1) == (budget not in ([], ["8GB"]))  # these are too little for whole pictures
+    runs = [measure(model, height, width, frames, *budget)]
+    assert (runs[0]["strips"] > 1) == (budget not in ([], ["8GB"]))  # these are too little for whole pictures
     # A system that is short of memory takes pages back, which lowers a peak: then the middle one of three counts.
-    measured = [found["measured"]]
-    if found["planned"] != pytest.approx(found["measured"], rel=TOLERANCE):
-        measured += [measure(model, height, width, frames, *budget)["measured"] for _ in range(2)]
-    assert found["planned"] == pytest.approx(statistics.median(measured), rel=TOLERANCE)
+    if not all(is_near(planned, measured) for planned, measured in runs[0]["phases"].values()):
+        runs += [measure(model, height, width, frames, *budget) for _ in range(2)]
+    assert runs[0]["planned"] == pytest.approx(statistics.median(run["measured"] for run in runs), rel=TOLERANCE)
+    phases = {
+        name: (planned, statistics.median(run["phases"][name][1] for run in runs))
+        for name, (planned, _) in runs[0]["phases"].items()
+    }
+    assert list(phases) == ["prompt", "steps", "decode"]
+    assert [name for name, (planned, measured) in phases.items() if not is_near(planned, measured)] == [], phases
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_a_plan_counts_the_weights_as_they_are_then(fresh: Fresh, quantize: Quan
     before, after = (each.plan(default_shape(each.variant)) for each in (plain, pipeline))
     assert after.shape.quantize == quantize
     for ours, theirs in zip(after.phases, before.phases, strict=True):
-        assert theirs.weights - ours.weights == saved
+        assert theirs.weights - ours.weights == (0 if ours.name == "prompt" else saved)
         assert 0.9 < ours.flops / theirs.flops <= 1
 
 

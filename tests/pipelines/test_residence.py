@@ -17,6 +17,7 @@ from cogworks.extensions.attach import attach
 from cogworks.extensions.kernels import AttentionKernel
 from cogworks.models.transformer import Transformer
 from cogworks.pipelines.generate import Pipeline
+from cogworks.pipelines.planning.shape import default_shape
 from cogworks.pipelines.progress import Progress
 from cogworks.pipelines.residence import Residence
 from cogworks.weights.lazy import LazyNetwork
@@ -41,6 +42,22 @@ def test_nothing_is_read_before_it_is_needed(fresh: Small) -> None:
         "steps": ["text encoder"],
         "decode": ["text encoder", "transformer", "VAE"],
     }
+
+
+def test_a_plan_knows_what_is_there_by_now(fresh: Small) -> None:
+    pipeline = fresh("small")
+    shape = default_shape(pipeline.variant)
+    first = pipeline.plan(shape)
+    assert pipeline.plan(shape) is first
+    weights = [phase.weights for phase in first.phases]
+    assert weights == sorted(set(weights))
+    pipeline.load_networks()
+    read = pipeline.plan(shape)
+    sizes = [network.form.num_bytes for network in pipeline.components.networks]
+    assert [phase.weights for phase in read.phases] == [sum(sizes)] * 3 == [weights[-1]] * 3
+    pipeline.generate("a", num_inference_steps=1)
+    again = pipeline.plan(shape)
+    assert all(now.memory < then.memory for now, then in zip(again.phases, read.phases, strict=True))
 
 
 def test_with_measures_that_keep_them_networks_are_read_by_load(fresh: Small) -> None:

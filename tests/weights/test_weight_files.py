@@ -1,6 +1,7 @@
 """Safetensors files: every published naming is found, damage names file and key, writing is all or nothing."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from cogworks.weights.files import (
     write_safetensors,
     write_weights,
 )
-from cogworks.weights.mapping import LazyTensor, State, lazy_state
+from cogworks.weights.mapping import LazyTensor, Rule, State, convert, interleaved_rows, lazy_state, same
 from cogworks.weights.storage import new_folder, read_json, replacing, write_json
 
 TENSORS = {name: torch.full((10,), float(i)) for i, name in enumerate("abcdefg")}
@@ -108,6 +109,48 @@ def test_reading_is_lazy_and_mapped(tmp_path: Path) -> None:
     state = _open(tmp_path, "model")
     state["a"].read().fill_(9)
     _assert_is_tensors(_open(tmp_path, "model"))
+
+
+def mapped_bytes(path: Path) -> int:
+    """How much of a file is in this process's memory."""
+    maps = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    return sum(int(text.split("\nRss:")[1].split()[0]) * 1024 for text in maps if str(path) in text)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is mapped")
+def test_what_is_read_to_make_another_tensor_of_does_not_stay_in_memory(tmp_path: Path) -> None:
+    megabyte, path = 2**20, tmp_path / "model.safetensors"
+    names = [f"{number}.{part}" for number in range(4) for part in ("q", "k", "v")]
+    pieces = {name: torch.full((256, 1024), float(number)) for number, name in enumerate(names)}
+    write_safetensors(path, lazy_state({**pieces, "kept": torch.ones(1024)}))
+    rules = (
+        Rule(("{number}.q", "{number}.k", "{number}.v"), ("{number}.qkv",), interleaved_rows(3)),
+        same("kept", "kept"),
+    )
+    tensors = convert(open_safetensors(path), rules, origin="test")
+    held = {name: tensor.read() for name, tensor in tensors.items()}
+    assert held["kept"].eq(1).all()
+    assert torch.equal(held["3.qkv"], torch.cat([pieces[f"3.{part}"] for part in ("q", "k", "v")]))
+    assert mapped_bytes(path) < 6 * megabyte  # the last of them, and an eighth of the file
+    del tensors
+    assert mapped_bytes(path) < megabyte
+
+    wide: list[torch.Tensor] = []
+    for tensor in open_safetensors(path).values():
+        wide.append(tensor.read_to_copy().double())
+        assert mapped_bytes(path) < 6 * megabyte
+    assert sum(tensor.nbytes for tensor in wide) > 24 * megabyte
+
+
+def test_a_file_that_is_changed_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, lazy_state(TENSORS))
+    state = open_safetensors(path)
+    assert torch.equal(state["b"].read_to_copy(), TENSORS["b"])
+    write_safetensors(path, lazy_state({name: -tensor for name, tensor in TENSORS.items()}))
+    with pytest.raises(WeightsError, match=r"model\.safetensors was changed or removed while it was read"):
+        _ = [tensor.read_to_copy() for tensor in state.values()]
+    assert torch.equal(state["b"].read(), TENSORS["b"])
 
 
 def test_missing_shard(tmp_path: Path) -> None:

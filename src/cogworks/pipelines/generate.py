@@ -90,7 +90,7 @@ class Pipeline:
         self.tile = tile
         self.last_measures = measures or Measures()
         self.last_latents: Tensor | None = None
-        self._plans: dict[tuple[RunShape, int | None], Plan] = {}
+        self._plans: dict[tuple[RunShape, int | None, frozenset[str], bool], Plan] = {}
         self.prompts = PromptEncoder(components)
         self.schedule = noise_schedule(components.variant.schedule)
 
@@ -267,38 +267,37 @@ class Pipeline:
             tokenizer=self.components.tokenizer,
         )
 
-    def load_networks(self, shape: RunShape | None = None, on_progress: OnProgress = ignore) -> None:
+    def load_networks(self, on_progress: OnProgress = ignore) -> None:
         """Read now what `generate` would read at its first use, as far as it stays in memory.
 
-        The text encoder is left to the first prompt, and all is where networks are in memory one after the other.
-
-        Args:
-            shape: of the run that is to come, whose measures count; one video of the variant's own size if not given.
+        The text encoder is left to the first prompt, and all is where networks are in memory one after the other: by
+        the measures given, or by the plan of one video of the variant's own size.
         """
-        if not (self.measures or self.plan(shape or default_shape(self.variant)).measures).offload:
+        if not (self.measures or self.plan(default_shape(self.variant)).measures).offload:
             residence = Residence(self.components, on_progress=on_progress)
             residence.bring(self.components.networks.transformer)
             residence.bring(self.components.networks.vae)
 
     def plan(self, shape: RunShape) -> Plan:
-        """What a run of this shape takes, and how it fits. Made once for each shape.
+        """What a run of this shape takes, and how it fits, with the networks that are in memory by now.
 
         Raises:
             RequestError: the device has less memory in all than the run needs with every measure.
         """
         shape = replace(shape, quantize=self.components.quantize)
-        asked = shape, self.memory
+        loaded = frozenset(name for name, network in self.components.networks._asdict().items() if network.loaded)
+        asked = shape, self.memory, loaded, self.last_latents is not None
         if asked not in self._plans:
-            self._plans[asked] = self._plan(shape)
+            self._plans[asked] = self._plan(*asked)
         return self._plans[asked]
 
-    def _plan(self, shape: RunShape) -> Plan:
+    def _plan(self, shape: RunShape, memory: int | None, loaded: frozenset[str], warm: bool) -> Plan:
         components = self.components
         device, dtype, text_dtype = components.device, components.dtype, components.text_dtype
         # What is loaded already is part of the run, but for a text encoder that this one does not need.
         needed = components.networks if shape.num_prompts else components.networks[1:]
         held = sum(network.form.num_bytes for network in needed if network.loaded)
-        budget = self.memory or int(free_memory(device) * SAFE_SHARE) + held
+        budget = memory or int(free_memory(device) * SAFE_SHARE) + held
         plan = plan_run(
             self.variant,
             shape,
@@ -308,6 +307,8 @@ class Pipeline:
             budget=budget,
             measures=self.measures,
             tile=self.tile,
+            loaded=loaded,
+            warm=warm,
         )
         if device.type == "cpu":
             give_back_early()

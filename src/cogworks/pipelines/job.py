@@ -190,7 +190,6 @@ class Workshop:
         keep = delivery.resumable or expected > LONG_SECONDS
         if keep and not delivery.resumable:
             log.info("this takes about %.0f minutes: the state of sampling is kept, to go on from", expected / 60)
-        pipeline.load_networks(shape, on_progress)
         checkpoint = RunCheckpoint(
             state_file(path),
             request_key(

@@ -27,7 +27,7 @@ MIN_TILE = 64
 """Smallest side in pixels of a tile that is chosen here: in smaller ones overlaps outweigh what is saved."""
 _TILE_UNIT = 16
 _M_MMAP_THRESHOLD = -3  # mallopt(3); setting it also stops it from growing to 32 MB
-_EARLY = 2 * 2**20
+_EARLY = 2**20
 VAE_PARTS = ("encoding", "decoding")
 TILES = ", or let the VAE work in tiles, which change pixels a little: --tile 256x256, or load(..., tile=(256, 256))"
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
@@ -46,10 +46,12 @@ def release_unused(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+    elif is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def give_back_early() -> None:
-    """Let this process give freed blocks of more than 2 MB back at once, so that it holds what is alive.
+    """Let this process give freed blocks of more than 1 MB back at once, so that it holds what is alive.
 
     Otherwise glibc keeps them on a heap whose gaps close or do not by chance: of processes that do the same, one holds
     a third more than the other. Memory that is mapped anew costs time, 3 % of a usual run of a bundled model, 20 % of

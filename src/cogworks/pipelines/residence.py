@@ -99,10 +99,10 @@ class Residence:
             return
         if self.components.device.type not in SHARED_MEMORY:
             part.get().to("cpu")
-            release_unused(self.components.device)
         elif not part.drop() and part.name not in self._said:
             self._said.add(part.name)
             log.info("the %s stays in memory: it was taken from the pipeline and may have been changed", part.name)
+        release_unused(self.components.device)
 
 
 def _device_of(network: nn.Module) -> torch.device:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from cogworks.errors import WeightsError
 from cogworks.weights.mapping import LazyTensor, State
@@ -87,20 +88,47 @@ def open_weights(path: Path) -> State:
 def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     """The tensors of one file. Raises WeightsError if it is missing or damaged."""
     try:
-        handle = safe_open(path, framework="pt")
-        return {key: _lazy(handle, key, path) for key in handle.keys()}  # noqa: SIM118  it is not a dict
+        handle, passing = safe_open(path, framework="pt"), _Passing(path)
+        return {key: _lazy(handle, passing, key, path) for key in handle.keys()}  # noqa: SIM118  it is not a dict
     except FileNotFoundError:
         raise WeightsError(f"{path} does not exist") from None
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is damaged or not a safetensors file ({error}); fetch it again") from None
 
 
-def _lazy(handle: Any, key: str, path: Path) -> LazyTensor:
+class _Passing:
+    """Reads tensors of a file for who copies them at once.
+
+    What was read of a map stays in memory as long as the map. So this one is made anew after each eighth of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.num_bytes = path, path.stat().st_size
+        self._modified = path.stat().st_mtime_ns
+        self._handle: Any = None
+        self._read = 0
+
+    def read(self, key: str) -> Tensor:
+        if self._handle is None or self._read > self.num_bytes // 8:
+            self._handle, self._read = self._open(), 0
+        tensor = self._handle.get_tensor(key)
+        self._read += tensor.nbytes
+        return tensor
+
+    def _open(self) -> Any:
+        """A new map. Raises WeightsError if it would be of another file."""
+        if not self.path.exists() or self.path.stat().st_mtime_ns != self._modified:
+            raise WeightsError(f"{self.path} was changed or removed while it was read; try again")
+        return safe_open(self.path, framework="pt")
+
+
+def _lazy(handle: Any, passing: _Passing, key: str, path: Path) -> LazyTensor:
     header = handle.get_slice(key)
     name = header.get_dtype()
     if name not in _DTYPES:
         raise WeightsError(f"{path} holds {key} as {name}, which is not a number format that can be read")
-    return LazyTensor(torch.Size(header.get_shape()), _DTYPES[name], partial(handle.get_tensor, key))
+    shape, dtype = torch.Size(header.get_shape()), _DTYPES[name]
+    return LazyTensor(shape, dtype, partial(handle.get_tensor, key), partial(passing.read, key))
 
 
 def _open_shards(index: Path) -> dict[str, LazyTensor]:

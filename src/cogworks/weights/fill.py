@@ -85,8 +85,12 @@ def fill(
     if on_bytes is not None:
         on_bytes(done, total)
     for name, tensor in tensors.items():
-        held = tensor.read().to(device, dtypes[name])
-        state |= {name: held} if pack is None else pack(name, held)
+        if pack is None:
+            copied = dtypes[name] != tensor.dtype
+            state[name] = (tensor.read_to_copy() if copied else tensor.read()).to(device, dtypes[name])
+        else:
+            held = tensor.read_to_copy().to(device, dtypes[name])
+            state |= {key: part.clone() if part is held else part for key, part in pack(name, held).items()}
         done += tensor.num_bytes
         if on_bytes is not None:
             on_bytes(done, total)

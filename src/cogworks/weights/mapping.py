@@ -27,11 +27,22 @@ _SHOWN = 4  # keys named in an error; the rest are counted
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that is known by shape and dtype, and read when it is needed."""
+    """A tensor that is known by shape and dtype, and read when it is needed.
+
+    Attributes:
+        read: gives the tensor. Where it lies in a mapped file, that stays in memory with all that was read of it.
+        to_copy: the same for who makes another tensor of it and lets it go: through a map of its own, so that what was
+            read so does not stay. None where `read` does as well.
+    """
 
     shape: torch.Size
     dtype: torch.dtype
     read: Callable[[], Tensor]
+    to_copy: Callable[[], Tensor] | None = None
+
+    def read_to_copy(self) -> Tensor:
+        """The tensor, to make another one of it and to let it go."""
+        return (self.to_copy or self.read)()
 
     def meta(self) -> Tensor:
         return torch.empty(self.shape, dtype=self.dtype, device="meta")
@@ -55,10 +66,15 @@ def lazy_state(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
 
 @dataclass(frozen=True)
 class Transform:
-    """A pair of inverse functions between a list of source tensors and a list of target tensors."""
+    """A pair of inverse functions between a list of source tensors and a list of target tensors.
+
+    Attributes:
+        copies: what `forward` gives has memory of its own; otherwise it looks into what it was given.
+    """
 
     forward: Callable[[Sequence[Tensor]], Sequence[Tensor]]
     backward: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+    copies: bool = False
 
     def inverse(self) -> Transform:
         return Transform(self.backward, self.forward)
@@ -81,7 +97,7 @@ def interleaved_rows(num_sources: int, parts: int = 1) -> Transform:
         rows = targets[0].unflatten(0, (parts, num_sources, -1))
         return [rows[:, source].flatten(0, 1) for source in range(num_sources)]
 
-    return Transform(forward, backward)
+    return Transform(forward, backward, copies=True)
 
 
 def _under_each_other(pieces: Sequence[Tensor]) -> Tensor:
@@ -177,7 +193,8 @@ def match(
         report.misfits += [f"{key} holds {state[key].dtype}, expected floating-point numbers" for key in not_float]
         metas = _shapes(group, sources, report)
         for index, (target, meta) in enumerate(zip(group.targets, metas, strict=False)):
-            tensor = LazyTensor(meta.shape, meta.dtype, partial(_compute, group.rule.transform, sources, index))
+            compute = partial(_compute, group.rule.transform, sources, index)
+            tensor = LazyTensor(meta.shape, meta.dtype, compute, partial(compute, to_copy=True))
             if target in result:
                 _compare_twice(group, target, tensor, result[target], report)
                 continue
@@ -278,7 +295,9 @@ def _shapes(group: _Group, sources: Sequence[LazyTensor], report: Mismatch) -> S
         return []
 
 
-def _compute(transform: Transform, sources: Sequence[LazyTensor], index: int) -> Tensor:
+def _compute(transform: Transform, sources: Sequence[LazyTensor], index: int, *, to_copy: bool = False) -> Tensor:
+    if to_copy or transform.copies:
+        return transform.forward([source.read_to_copy() for source in sources])[index]
     return transform.forward([source.read() for source in sources])[index]
 
 

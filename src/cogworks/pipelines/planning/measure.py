@@ -21,7 +21,6 @@ from cogworks.config.measures import Measures, Quantization
 from cogworks.config.variants import Variant
 from cogworks.diffusion.edm import noise_schedule
 from cogworks.diffusion.guidance import constant_guidance
-from cogworks.nn.linear import StackedLinear
 from cogworks.nn.time_context import Waiting
 from cogworks.pipelines import codec
 from cogworks.pipelines.denoiser import Denoiser
@@ -44,14 +43,11 @@ class Part:
 
     Attributes:
         weights: bytes of the network.
-        mapped: bytes of its file that may be in memory beside, because they are there in another form; the system
-            takes them back when it needs them.
         alive: most bytes of tensors at once beyond the weights, what goes in and comes out included.
         work: of the whole part.
     """
 
     weights: int
-    mapped: int
     alive: int
     work: Work
 
@@ -60,14 +56,14 @@ class Part:
 def measure_text(variant: Variant, prompts: int, dtype: torch.dtype, device: torch.device) -> Part:
     """Reading `prompts` different prompts, one after the other."""
     network = empty_text_encoder(variant).cast(dtype)
-    stored = _stored(variant)
+    stored = getattr(torch, variant.dtype)
     if stored in _NARROW and dtype not in _NARROW:  # its linears stay as they are stored: `weights.load_text_encoder`
         for module in network.modules():
             if isinstance(module, nn.Linear):
                 module.to(stored)
     with _dry_run(network, device) as meter:
         network(_meta((1, variant.transformer.text_tokens), torch.int64))
-    part = _part(network, meter, stored)
+    part = _part(network, meter)
     return replace(part, work=part.work * prompts)
 
 
@@ -105,7 +101,7 @@ def measure_steps(
         denoise.prepare()
         once = meter.work
         denoise(state, walk[0])
-    part = _part(network, meter, _stored(variant))
+    part = _part(network, meter)
     return replace(part, work=once + (part.work - once) * steps)
 
 
@@ -127,7 +123,7 @@ def measure_decoding(
         network.decoder = Repeating(network.decoder, meter)  # type: ignore[assignment]
         measures = Measures(strips=strips, tile=tile)
         codec.decode(network, latents, measures, lambda piece: None, ignore, _waiting_room(measures, device))
-    return _part(network, meter, _stored(variant))
+    return _part(network, meter)
 
 
 @lru_cache(maxsize=64)
@@ -147,7 +143,7 @@ def measure_encoding(
         network.encoder = Repeating(network.encoder, meter)  # type: ignore[assignment]
         measures = Measures(strips=strips, tile=tile)
         codec.encode(network, frames, measures, _waiting_room(measures, device))
-    return _part(network, meter, _stored(variant))
+    return _part(network, meter)
 
 
 class _Forms(MutableMapping[Hashable, Tensor]):
@@ -182,16 +178,9 @@ def _dry_run(network: nn.Module, device: torch.device) -> Iterator[Meter]:
         yield meter
 
 
-def _part(network: nn.Module, meter: Meter, stored: torch.dtype) -> Part:
+def _part(network: nn.Module, meter: Meter) -> Part:
     weights = sum(weight.numel() * weight.element_size() for weight in network.parameters())
-    # What is stored in another dtype is converted, and what is stored in pieces is joined; the rest is the file itself.
-    joined = {id(w) for module in network.modules() if isinstance(module, StackedLinear) for w in module.parameters()}
-    mapped = sum(w.numel() for w in network.parameters() if w.dtype != stored or id(w) in joined) * stored.itemsize
-    return Part(weights, mapped, meter.peak, meter.work)
-
-
-def _stored(variant: Variant) -> torch.dtype:
-    return getattr(torch, variant.dtype)
+    return Part(weights, meter.peak, meter.work)
 
 
 def _meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -26,21 +26,25 @@ from cogworks.config.variants import Variant
 from cogworks.pipelines.geometry import decoded_frames, geometry
 from cogworks.pipelines.memory import SHARED_MEMORY
 from cogworks.pipelines.planning.calibration import Rates, calibrate, remembered_rates
+from cogworks.pipelines.planning.libraries import library_bytes
 from cogworks.pipelines.planning.measure import Part, measure_decoding, measure_encoding, measure_steps, measure_text
 from cogworks.pipelines.planning.meter import Work
 from cogworks.pipelines.planning.shape import RunShape
 
 PhaseName = Literal["prompt", "source", "steps", "decode"]
 
+_WORKS: dict[PhaseName, str] = {
+    "prompt": "text_encoder",
+    "source": "vae",
+    "steps": "transformer",
+    "decode": "vae",
+}
+
 SAFE_SHARE = 0.92
 """Share of the free memory that a plan without a budget uses: the rest is for allocators, which keep gaps."""
-STATES = 6
-"""States of sampling that are alive at once: the state, two estimates, noise, and what a sampler computes from them."""
-LIBRARY_BYTES = 19 * 10**6
-"""What a run on a CPU brings into its process besides tensors: code of torch, oneDNN and MKL that is read from their
-files at first use, kernels that are compiled for shapes, Python's objects. Set from seven runs of 46 to 288 MB of other
-sizes than those of tests/pipelines/test_plan_memory.py: with AVX2 it was 11 to 26 MB, about 16, with AVX-512 4 MB more.
-A run so small that oneDNN is never called takes less."""
+STATES: dict[PhaseName, int] = {"prompt": 3, "source": 3, "steps": 6, "decode": 6}
+"""States of sampling that are alive at once: first noise and what is made of it; then the state, two estimates, noise,
+and what a sampler computes from them."""
 LONG_FLOPS = {"cpu": 10**13, "mps": 10**14, "cuda": 10**16}
 """From here on a run may take minutes, and its time is worth a calibration."""
 
@@ -51,8 +55,7 @@ class Phase:
 
     Attributes:
         memory: most bytes that are held at once on the device.
-        weights: of these, the networks.
-        mapped: bytes of weight files that may lie in the host's memory beside; the system takes them back as it needs.
+        weights: of these, the networks: those that work by then, and those that were there before.
         work: what is computed.
         seconds: expected; None where nothing is known of the device's speed.
     """
@@ -60,7 +63,6 @@ class Phase:
     name: PhaseName
     memory: int
     weights: int
-    mapped: int
     work: Work
     seconds: float | None
 
@@ -126,6 +128,8 @@ def plan_run(
     measures: Measures | None = None,
     tile: tuple[int, int] | None = None,
     seconds: bool | None = None,
+    loaded: frozenset[str] = frozenset(),
+    warm: bool = False,
 ) -> Plan:
     """Plan a run. No weights are read and nothing is put on the device, but for the seconds of a calibration.
 
@@ -136,6 +140,9 @@ def plan_run(
         tile: height and width of the tiles that the VAE is to work in; None for none. No plan takes them by itself.
         seconds: whether to say how long it takes, which calibrates a device that is not known yet; None does where the
             device is known or the run may take minutes.
+        loaded: networks that are in memory before, by their names in `weights.Networks`; each of the others is read
+            when it is first used.
+        warm: whether this process has made a video before: the code and the kernels that it needs are there then.
     """
     if budget is None:
         budget = int(free_memory(device) * SAFE_SHARE)
@@ -144,7 +151,7 @@ def plan_run(
     rungs = list(ladder(shape, tile)) if measures is None else [measures]
 
     def describe(chosen: Measures) -> Plan:
-        phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype))
+        phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype, loaded, warm))
         return Plan(shape=shape, measures=chosen, phases=phases, budget=budget, baseline=baseline)
 
     for chosen in rungs:
@@ -219,6 +226,8 @@ def _phases(
     device: torch.device,
     dtype: torch.dtype,
     text_dtype: torch.dtype,
+    loaded: frozenset[str] = frozenset(),
+    warm: bool = False,
 ) -> Iterator[Phase]:
     size = shape.geometry
     parts: dict[PhaseName, Part] = {}
@@ -243,38 +252,34 @@ def _phases(
     decoding = measure_decoding(variant, size, batch, measures.strips, measures.tile, dtype, device)
     parts["decode"] = replace(decoding, work=decoding.work * groups)
 
-    # A network that encodes and decodes is one network.
-    all_weights = sum(parts[name].weights for name in parts if name != "source")
-    held = _sampling_bytes(variant, shape, dtype) + _frames_bytes(variant, shape, device)
-    if device.type == "cpu":
-        held += LIBRARY_BYTES
+    weights = {_WORKS[name]: part.weights for name, part in parts.items()}
+    worked: set[str] = set()
     for name, part in parts.items():
-        weights = part.weights if measures.offload else all_weights
-        yield Phase(
-            name=name,
-            memory=weights + part.alive + held,
-            weights=weights,
-            mapped=part.mapped,
-            work=part.work,
-            seconds=None,
-        )
+        network = _WORKS[name]
+        worked.add(network)
+        there = {network} if measures.offload else worked | loaded
+        held = sum(size for each, size in weights.items() if each in there)
+        frames = _frames_bytes(variant, shape, name, device)
+        libraries = library_bytes(worked) if device.type == "cpu" and not warm else 0
+        memory = held + part.alive + _sampling_bytes(variant, shape, name, dtype) + frames + libraries
+        yield Phase(name=name, memory=memory, weights=held, work=part.work, seconds=None)
 
 
-def _sampling_bytes(variant: Variant, shape: RunShape, dtype: torch.dtype) -> int:
-    """What a run holds from its beginning to its end: the state and what the network is told."""
+def _sampling_bytes(variant: Variant, shape: RunShape, phase: PhaseName, dtype: torch.dtype) -> int:
+    """What a run holds beside its networks and what they compute: states, and what the transformer is told."""
     size, config = shape.geometry, variant.transformer
     state = config.out_channels * size.latent_frames * size.rows * size.columns * torch.float32.itemsize
     text = config.text_tokens * config.text_width * dtype.itemsize * (2 if shape.guided else 1)
-    return shape.num_videos * (STATES * state + text)
+    return shape.num_videos * (STATES[phase] * state + text)
 
 
-def _frames_bytes(variant: Variant, shape: RunShape, device: torch.device) -> int:
-    """Frames as uint8, where the device's memory is the host's: those of the result, and of a video to begin from."""
+def _frames_bytes(variant: Variant, shape: RunShape, phase: PhaseName, device: torch.device) -> int:
+    """Frames as uint8, where the device's memory is the host's: those of a video to begin from, and of the result."""
     if device.type not in SHARED_MEMORY:
         return 0
     size = shape.geometry
     clip = decoded_frames(size.num_frames, variant.vae.temporal_stride) * size.height * size.width * 3
-    return clip * (shape.num_videos + (shape.source == "video"))
+    return clip * ((shape.source == "video") + (shape.num_videos if phase == "decode" else 0))
 
 
 def _baseline(device: torch.device) -> int:
