@@ -52,14 +52,15 @@ def test_writes_the_file_and_prints_its_path_alone(run: Run, model: str, name: s
 def test_one_line_a_phase_where_stderr_is_no_terminal(run: Run, model: str) -> None:
     ran = run("generate", PROMPT, "--model", model, "--seed", 3)
     lines = ran.err.splitlines()
-    assert lines[:5] == [
-        "loading, 1 MB",
+    assert lines[:-1] == [
         "reading the prompt",
+        "loading the text encoder, 1 MB",
+        "loading the transformer, 1 MB",
         "sampling, 2 steps",
+        "loading the VAE, 1 MB",
         "decoding, 3 latent frames",
         "writing",
     ]
-    assert len(lines) == 6
     assert "\x1b" not in ran.err
 
 
@@ -69,7 +70,15 @@ def test_bars_where_stderr_is_a_terminal(run: Run, model: str, monkeypatch: pyte
     ran = run("generate", PROMPT, "--model", model, "--seed", 3, "-o", "out.mp4")
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", ran.err)
     assert ran.out == "out.mp4\n"
-    for text in ("loading", "reading the prompt", "2/2 steps", "3/3 latent frames", "writing", "0:00:0"):
+    for text in (
+        "loading the transformer",
+        "1/1 MB",
+        "reading the prompt",
+        "2/2 steps",
+        "3/3 latent frames",
+        "writing",
+        "0:00:0",
+    ):
         assert text in plain
 
 
@@ -122,7 +131,9 @@ def test_json_makes_every_line_on_stderr_an_event(run: Run, model: str) -> None:
     steps = [(event["done"], event["total"]) for event in events if event.get("phase") == "steps"]
     assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
     phases = [event["phase"] for event in events if event["event"] == "progress"]
-    assert list(dict.fromkeys(phases)) == ["load", "encode", "steps", "decode", "write"]
+    assert list(dict.fromkeys(phases)) == ["encode", "load", "steps", "decode", "write"]
+    networks = [event["network"] for event in events if event.get("phase") == "load"]
+    assert list(dict.fromkeys(networks)) == ["text encoder", "transformer", "VAE"]
     assert [e["seconds_left"] for e in events if e.get("phase") == "steps"][-1] == 0
     failed = run("generate", PROMPT, "--model", model, "--frames", 10, "--json")
     assert (failed.code, failed.out) == (2, "")

@@ -39,7 +39,7 @@ def test_nothing_is_read_before_it_is_needed(fresh: Small) -> None:
     assert seen == {
         "encode": [],
         "load": [],
-        "steps": ["text encoder"],
+        "steps": ["text encoder", "transformer"],
         "decode": ["text encoder", "transformer", "VAE"],
     }
 
@@ -69,10 +69,12 @@ def test_reading_is_told_in_bytes(fresh: Small) -> None:
     pipeline, told = fresh("small-i2v"), []
     pipeline.load_networks(on_progress=told.append)
     assert loaded(pipeline) == ["transformer", "VAE"]
-    sizes = [pipeline.components.networks.transformer.form.num_bytes, pipeline.components.networks.vae.form.num_bytes]
+    networks = pipeline.components.networks[1:]
     assert {progress.phase for progress in told} == {"load"}
     assert [progress for progress in told if progress.done in (0, progress.total)] == [
-        Progress("load", done, size) for size in sizes for done in (0, size)
+        Progress("load", done, network.form.num_bytes, network.name)
+        for network in networks
+        for done in (0, network.form.num_bytes)
     ]
     told.clear()
     pipeline.load_networks(on_progress=told.append)

@@ -123,8 +123,8 @@ class ProgressDisplay:
     def __init__(self) -> None:
         self._bars = None if _events else _bars()
         self._started: dict[str, TaskID | None] = {}
-        self._began: dict[str, tuple[float, int]] = {}  # when a phase began, and with how much done
-        self._sent: tuple[str, int] | None = None  # the phase and its percent of the last event
+        self._began: dict[str, tuple[float, int]] = {}  # when what a label names began, and with how much done
+        self._sent: tuple[str, int] | None = None  # the label and its percent of the last event
         self.steps: tuple[int, int] | None = None  # sampling steps that are done, and all there are
 
     def __enter__(self) -> Self:
@@ -142,18 +142,21 @@ class ProgressDisplay:
         if progress.phase == "steps":
             self.steps = progress.done, progress.total
         label, unit = _PHASES[progress.phase]
+        if progress.network:
+            label += f" the {progress.network}"
         done, total = progress.done, progress.total
-        if unit == "MB":  # it comes in bytes
-            done, total = done // 10**6, max(total // 10**6, 1)
+        if unit == "MB":  # it comes in bytes; less than one is one
+            total = max(progress.total // 10**6, 1)
+            done = total if progress.done == progress.total else min(done // 10**6, total)
         if _events:
-            self._send(progress.phase, done, total)
+            self._send(label, done, total, progress.phase, progress.network)
         else:
             self.show(label, done, total, unit)
 
     def show(self, label: str, done: int, total: int, unit: str = "") -> None:
         """Say that of what `label` names, `done` of `total` units are done; no `unit` means that it is one thing."""
         if _events:
-            self._send(label, done, total)
+            self._send(label, done, total, label)
         elif self._bars is None:
             if label not in self._started:
                 self._started[label] = None
@@ -174,13 +177,14 @@ class ProgressDisplay:
                 self._bars.remove_task(task)
         self._started.clear()
 
-    def _send(self, phase: str, done: int, total: int) -> None:
-        percent = phase, 100 * done // max(total, 1)
+    def _send(self, label: str, done: int, total: int, phase: str, network: str = "") -> None:
+        percent = label, 100 * done // max(total, 1)
         if percent == self._sent:
             return
         self._sent = percent
-        began, first = self._began.setdefault(phase, (time.monotonic(), done))
+        began, first = self._began.setdefault(label, (time.monotonic(), done))
         share = (total - done) / (done - first) if done > first else None
         left = None if share is None else round((time.monotonic() - began) * share, 1)
-        event = {"event": "progress", "phase": phase, "done": done, "total": total, "seconds_left": left}
+        what = {"phase": phase, "network": network} if network else {"phase": phase}
+        event = {"event": "progress", **what, "done": done, "total": total, "seconds_left": left}
         print(json.dumps(event), file=sys.stderr, flush=True)

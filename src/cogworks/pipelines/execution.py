@@ -82,12 +82,14 @@ class Execution:
         after_step: AfterStep,
     ) -> Tensor:
         """(B, C, t, h, w) clean latents, from where `run` stands. Nothing runs where all steps are done."""
-        self.on_progress(Progress("steps", run.steps, len(steps)))
+        begins = Progress("steps", run.steps, len(steps))
         if run.steps == len(steps):
+            self.on_progress(begins)
             return run.latents
         kind = self.variant.schedule.prediction
         relieve = partial(self._relieve_sampling, guided=run.branches.negative is not None)
         with self.residence.use(self.networks.transformer) as transformer:
+            self.on_progress(begins)
             denoise = Denoiser(
                 transformer, kind, run.branches, guidance, run.image_latents, steps, self._measures, relieve
             )

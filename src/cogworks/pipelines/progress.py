@@ -16,11 +16,15 @@ class Progress:
     A phase begins with 0 done, or with the steps that an interrupted run had done, and ends with all. Networks are read
     when they are first needed: "load" may come several times, and inside another phase. A phase that runs out of memory
     begins again.
+
+    Attributes:
+        network: that is read, in phase "load"; else empty.
     """
 
     phase: Phase
     done: int
     total: int
+    network: str = ""
 
 
 OnProgress = Callable[[Progress], None]

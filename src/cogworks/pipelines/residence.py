@@ -83,7 +83,7 @@ class Residence:
 
     def _bring(self, part: LazyNetwork[M]) -> M:
         if not part.loaded:
-            return part.get(lambda done, total: self.on_progress(Progress("load", done, total)))
+            return part.get(lambda done, total: self.on_progress(Progress("load", done, total, part.name)))
         network = part.get()
         if _device_of(network) != self.components.device:
             network.to(self.components.device)
