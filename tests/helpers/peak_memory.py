@@ -1,10 +1,10 @@
 """A process that runs one part of a run and prints how much memory that took, beside what the plan says.
 
 Run as `python peak_memory.py PART HEIGHT WIDTH FRAMES [BUDGET]`, PART being "step" (one transformer pass, batch 2),
-"decode", "strips8" (likewise, in 8 strips; any number), "run" (a whole run of one step) or "tiny" (likewise, of the
-bundled model).
+"decode", "strips8" (likewise, in 8 strips; any number), "run" (a whole run of one step), "video" (likewise, from a
+video) or "tiny" (a run of the bundled model).
 Prints one JSON object in bytes: `planned` and `measured`; of a whole run `strips` as well, how many its plan has, and
-`phases`, what is planned and measured for each.
+`phases`, what is planned and measured for each; what comes before the steps counts as one, the larger of its plans.
 
 Of a whole run, `measured` is what docs/hardware.md says a plan counts on a CPU: by how much the peak of the process's
 resident memory exceeds what it held when the plan was made. Nothing has run before, so libraries that are loaded and
@@ -25,6 +25,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import cogworks
@@ -37,7 +38,7 @@ from cogworks.models.vae import VAE
 from cogworks.pipelines import codec
 from cogworks.pipelines.geometry import Geometry, geometry
 from cogworks.pipelines.planning.measure import measure_decoding, measure_steps
-from cogworks.pipelines.planning.shape import RunShape
+from cogworks.pipelines.planning.shape import RunShape, SourceKind
 from cogworks.pipelines.progress import Progress, ignore
 from cogworks.weights.save import save_pretrained
 from helpers.small_models import small_spiece
@@ -114,20 +115,26 @@ class PhasePeaks:
 
     def __call__(self, progress: Progress) -> None:
         if progress.phase in ("encode", "steps") and progress.done == progress.total:
-            self.end("prompt" if progress.phase == "encode" else "steps")
+            self.end(progress.phase)
 
     def end(self, phase: str) -> None:
         self.peaks[phase] = resident("VmHWM") - self.held
         clear_peak()
 
 
-def measure_run(size: Geometry, model: str, budget: str | None) -> dict[str, object]:
+def measure_run(size: Geometry, model: str, budget: str | None, *, from_video: bool = False) -> dict[str, object]:
     """A whole run from files, as the first thing that a process does after its plan."""
+    source: SourceKind = "video" if from_video else "none"
+    frames = np.zeros((size.num_frames, size.height, size.width, 3), np.uint8)
+    frames += 100  # there before the run, so that the run does not hold it; a plan counts it
+    video = cogworks.Video(frames, 8) if from_video else None
     pipeline = cogworks.load(model, device="cpu", memory=budget)
-    plan = pipeline.plan(RunShape(geometry=size, num_videos=1, num_prompts=1, guided=True, steps=1))
+    plan = pipeline.plan(RunShape(geometry=size, num_videos=1, num_prompts=1, guided=True, steps=1, source=source))
     peaks = PhasePeaks()
     pipeline.generate(
         "a red circle",
+        video=video,
+        strength=1.0,
         seed=0,
         height=size.height,
         width=size.width,
@@ -136,7 +143,9 @@ def measure_run(size: Geometry, model: str, budget: str | None) -> dict[str, obj
         on_progress=peaks,
     )
     peaks.end("decode")
-    phases = {phase.name: (phase.memory, peaks.peaks[phase.name]) for phase in plan.phases}
+    *before, steps, decode = (phase.memory for phase in plan.phases)
+    planned = {"encode": max(before), "steps": steps, "decode": decode}
+    phases = {name: (planned[name], peaks.peaks[name]) for name in planned}
     measured = max(peaks.peaks.values())
     return {"planned": plan.peak, "measured": measured, "strips": plan.measures.strips, "phases": phases}
 
@@ -164,10 +173,10 @@ def main() -> None:
     budget = sys.argv[5] if len(sys.argv) > 5 else None
     if part == "tiny":
         found = measure_run(geometry(TINY, height, width, frames), "tiny", budget)
-    elif part == "run":
+    elif part in ("run", "video"):
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run([sys.executable, __file__, "save", folder], check=True)  # leaves nothing in this process
-            found = measure_run(geometry(MEDIUM, height, width, frames), folder, budget)
+            found = measure_run(geometry(MEDIUM, height, width, frames), folder, budget, from_video=part == "video")
     else:
         found = measure_part(part, geometry(MEDIUM, height, width, frames))
     print(json.dumps(found))

@@ -21,6 +21,7 @@ from cogworks.pipelines.planning import plan as planning
 from cogworks.pipelines.planning.calibration import Rates
 from cogworks.pipelines.planning.plan import PhaseName, Plan, ladder, plan_run, what_would_fit
 from cogworks.pipelines.planning.shape import RunShape, default_shape
+from cogworks.weights.components import empty_vae
 
 CUDA = torch.device("cuda")  # plans are made for devices that are not here
 GB = 10**9
@@ -179,6 +180,24 @@ def test_a_network_counts_from_its_first_work_on_or_from_the_beginning_if_it_is_
     assert weights("transformer") == [text + transformer, *[everything] * 3]
     assert weights("text_encoder", "transformer", "vae") == [everything] * 4
     assert weights("transformer", offload=True) == [text, vae, transformer, vae]
+
+
+def test_of_a_vae_in_its_file_the_half_counts_that_works() -> None:
+    shape = replace(default_shape(TINY), source="video")
+
+    def vae(**options: Any) -> list[int]:
+        made = make(TINY, 1, shape, vae_in_file=True, **options)
+        others = make(TINY, 1, replace(shape, source="none"), measures=Measures(offload=True)).phases
+        text, transformer = others[0].weights, others[1].weights
+        if options["measures"].offload:
+            return [phase.weights for phase in made.phases if phase.name in ("source", "decode")]
+        return [made.phases[1].weights - text, made.phases[3].weights - text - transformer]
+
+    network = empty_vae(TINY)
+    encoder, decoder = (sum(w.nbytes for w in half.parameters()) for half in (network.encoder, network.decoder))
+    assert vae(measures=Measures()) == [encoder, encoder + decoder]
+    assert vae(measures=Measures(offload=True)) == [encoder, decoder]
+    assert vae(measures=Measures(), loaded=frozenset({"vae"})) == [encoder + decoder] * 2
 
 
 @pytest.mark.parametrize("capability", ["AVX512", "AVX2"])

@@ -63,6 +63,7 @@ def test_a_dry_run_counts_what_is_alive(part: str, height: int, width: int, fram
         ("tiny", 96, 96, 1, []),
         ("tiny", 64, 64, 17, []),
         ("run", 160, 160, 9, ["200MB"]),
+        ("video", 64, 64, 17, []),
         pytest.param("run", 192, 192, 9, ["240MB"], marks=pytest.mark.slow),
         pytest.param("run", 64, 96, 17, [], marks=pytest.mark.slow),
         pytest.param("run", 64, 64, 9, ["8GB"], marks=pytest.mark.slow),
@@ -87,7 +88,7 @@ def test_a_whole_run_holds_what_its_plan_says(
         name: (planned, statistics.median(run["phases"][name][1] for run in runs))
         for name, (planned, _) in runs[0]["phases"].items()
     }
-    assert list(phases) == ["prompt", "steps", "decode"]
+    assert list(phases) == ["encode", "steps", "decode"]
     assert [name for name, (planned, measured) in phases.items() if not is_near(planned, measured)] == [], phases
 
 

@@ -15,7 +15,7 @@ from cogworks.models.tokenizer import Tokenizer
 from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
 from cogworks.weights.files import open_safetensors
-from cogworks.weights.load import Components, load_components, load_text_encoder
+from cogworks.weights.load import Components, inspect_vae, load_components, load_text_encoder
 from cogworks.weights.save import save_pretrained
 from helpers.small_models import small_spiece
 
@@ -71,6 +71,19 @@ def test_a_form_is_what_the_network_will_be(components: Components) -> None:
         assert form.num_bytes == sum(parameter.nbytes for parameter in found)
         assert form.dtype == torch.float32
     assert components.text_dtype == components.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "expected"), [("float32", "cpu", True), ("bfloat16", "cpu", False), ("float32", "cuda", False)]
+)
+def test_what_is_used_as_it_is_stored_stays_in_its_file(
+    folder: Path, components: Components, dtype: str, device: str, expected: bool
+) -> None:
+    form = inspect_vae(components.folder, components.variant, dtype=getattr(torch, dtype), device=device)
+    assert form.in_file == expected
+    encoder = components.networks.text_encoder.form
+    stored = {tensor.dtype for tensor in open_safetensors(folder / "text_encoder" / "model.safetensors").values()}
+    assert encoder.in_file == (stored == {torch.float32})
 
 
 def test_a_text_encoder_may_compute_in_another_dtype(folder: Path) -> None:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from cogworks.cli.options import Content, Machine, Settings, given
 from cogworks.cli.terminal import AsJson, result
-from cogworks.errors import RequestError, RunError
+from cogworks.errors import RequestError, RunError, WeightsError
 
 if TYPE_CHECKING:
     import torch
 
     from cogworks.config.measures import Measures
     from cogworks.config.request import GenerationRequest
+    from cogworks.config.variants import Variant
     from cogworks.pipelines.planning.plan import Plan
 
 
@@ -103,6 +104,7 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
         budget=budget,
         tile=machine.tile_sides(),
         seconds=here,
+        vae_in_file=_vae_stays_in_file(request.model, variant, dtype, device),
     )
     where = f"{hardware(device) if here else 'a GPU'}, {str(dtype).removeprefix('torch.')}"
     if machine.quantize is not None:
@@ -110,6 +112,17 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
     result(_table(variant.name, where, made), _values(variant.name, where, made), as_json=as_json)
     if not made.fits:
         raise RunError(what_would_fit(variant, made, device=device, dtype=dtype, text_dtype=dtype))
+
+
+def _vae_stays_in_file(model: str, variant: Variant, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a run would compute with the weights of the VAE as its file has them; only headers are read."""
+    from cogworks.weights.load import inspect_vae
+    from cogworks.weights.source import resolve
+
+    try:
+        return inspect_vae(resolve(model, local_files_only=True), variant, dtype=dtype, device=device).in_file
+    except WeightsError:  # a published model that is not here: it is stored as it was published
+        return device.type == "cpu" and str(dtype) == f"torch.{variant.dtype}"
 
 
 def _table(model: str, where: str, made: Plan) -> str:

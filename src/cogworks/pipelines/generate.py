@@ -307,6 +307,7 @@ class Pipeline:
             budget=budget,
             measures=self.measures,
             tile=self.tile,
+            vae_in_file=components.networks.vae.form.in_file,
             loaded=loaded,
             warm=warm,
         )

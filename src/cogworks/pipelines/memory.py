@@ -27,7 +27,7 @@ MIN_TILE = 64
 """Smallest side in pixels of a tile that is chosen here: in smaller ones overlaps outweigh what is saved."""
 _TILE_UNIT = 16
 _M_MMAP_THRESHOLD = -3  # mallopt(3); setting it also stops it from growing to 32 MB
-_EARLY = 2**20
+_EARLY = 2**19
 VAE_PARTS = ("encoding", "decoding")
 TILES = ", or let the VAE work in tiles, which change pixels a little: --tile 256x256, or load(..., tile=(256, 256))"
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
@@ -51,12 +51,12 @@ def release_unused(device: torch.device) -> None:
 
 
 def give_back_early() -> None:
-    """Let this process give freed blocks of more than 1 MB back at once, so that it holds what is alive.
+    """Let this process give freed blocks of more than half a MB back at once, so that it holds what is alive.
 
     Otherwise glibc keeps them on a heap whose gaps close or do not by chance: of processes that do the same, one holds
-    a third more than the other. Memory that is mapped anew costs time, 3 % of a usual run of a bundled model, 20 % of
-    a single step at 128x128; blocks of more than 32 MB, as large models have, are given back at once in any case. Does
-    nothing where the C library is another.
+    a third more than the other. Memory that is mapped anew costs time, 2 to 5 % of a run of a bundled model; blocks of
+    more than 32 MB, as large models have, are given back at once in any case. Does nothing where the C library is
+    another.
     """
     if is_glibc():
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _EARLY)

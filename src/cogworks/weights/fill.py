@@ -42,7 +42,11 @@ class Packing:
 
 
 def inspect(
-    network: nn.Module, component: Component, dtype: torch.dtype | None, packing: Packing | None = None
+    network: nn.Module,
+    component: Component,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    packing: Packing | None = None,
 ) -> Form:
     """What `fill` would make; reads headers alone. Arguments and errors are those of `fill`."""
     tensors = component.tensors(network)
@@ -54,7 +58,8 @@ def inspect(
         pack = packing.prepare(network)
         empty = {name: torch.empty(tensors[name].shape, dtype=dtypes[name], device="meta") for name in dtypes}
         num_bytes = sum(held.nbytes for name in empty for held in pack(name, empty[name]).values())
-    return Form(computes_in, num_bytes)
+    as_stored = all(found == tensors[name].dtype for name, found in dtypes.items())
+    return Form(computes_in, num_bytes, as_stored and packing is None and torch.device(device).type == "cpu")
 
 
 def fill(

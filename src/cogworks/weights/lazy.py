@@ -22,10 +22,12 @@ class Form:
     Attributes:
         dtype: that it computes in.
         num_bytes: of its weights.
+        in_file: whether the weights are those of the file as they are, which comes into memory as they are used.
     """
 
     dtype: torch.dtype
     num_bytes: int
+    in_file: bool = False
 
 
 class LazyNetwork(Generic[M]):

@@ -27,7 +27,7 @@ from cogworks.weights.components import (
     open_vae,
 )
 from cogworks.weights.fill import Packing, fill, inspect
-from cogworks.weights.lazy import LazyNetwork, M
+from cogworks.weights.lazy import Form, LazyNetwork, M
 from cogworks.weights.sat_files import find_sat
 from cogworks.weights.sat_state import infer_sat_variant
 from cogworks.weights.source import ModelFolder, resolve
@@ -184,6 +184,11 @@ def load_vae(
     return fill(*_vae_file(folder, variant), dtype, device)
 
 
+def inspect_vae(folder: ModelFolder, variant: Variant, *, dtype: torch.dtype, device: torch.device | str) -> Form:
+    """What `load_vae` would make; reads headers alone. Raises WeightsError if the file does not fit `variant`."""
+    return inspect(*_vae_file(folder, variant), dtype, device)
+
+
 def load_text_encoder(
     folder: ModelFolder, variant: Variant, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> TextEncoder:
@@ -240,7 +245,7 @@ def _lazy(
     """A network whose file is opened anew for each reading: what is mapped into memory goes with the network."""
     return LazyNetwork(
         name,
-        lambda: inspect(*open_file(), dtype, packing),
+        lambda: inspect(*open_file(), dtype, device, packing),
         lambda on_bytes: fill(*open_file(), dtype, device, on_bytes, packing),
     )
 

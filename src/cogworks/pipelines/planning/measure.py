@@ -43,11 +43,13 @@ class Part:
 
     Attributes:
         weights: bytes of the network.
+        working: bytes of what of it works: a half of the VAE, all of the others.
         alive: most bytes of tensors at once beyond the weights, what goes in and comes out included.
         work: of the whole part.
     """
 
     weights: int
+    working: int
     alive: int
     work: Work
 
@@ -123,7 +125,7 @@ def measure_decoding(
         network.decoder = Repeating(network.decoder, meter)  # type: ignore[assignment]
         measures = Measures(strips=strips, tile=tile)
         codec.decode(network, latents, measures, lambda piece: None, ignore, _waiting_room(measures, device))
-    return _part(network, meter)
+    return _part(network, meter, network.decoder)
 
 
 @lru_cache(maxsize=64)
@@ -143,7 +145,7 @@ def measure_encoding(
         network.encoder = Repeating(network.encoder, meter)  # type: ignore[assignment]
         measures = Measures(strips=strips, tile=tile)
         codec.encode(network, frames, measures, _waiting_room(measures, device))
-    return _part(network, meter)
+    return _part(network, meter, network.encoder)
 
 
 class _Forms(MutableMapping[Hashable, Tensor]):
@@ -178,9 +180,12 @@ def _dry_run(network: nn.Module, device: torch.device) -> Iterator[Meter]:
         yield meter
 
 
-def _part(network: nn.Module, meter: Meter) -> Part:
-    weights = sum(weight.numel() * weight.element_size() for weight in network.parameters())
-    return Part(weights, meter.peak, meter.work)
+def _part(network: nn.Module, meter: Meter, works: nn.Module | None = None) -> Part:
+    return Part(_weight_bytes(network), _weight_bytes(works or network), meter.peak, meter.work)
+
+
+def _weight_bytes(network: nn.Module) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in network.parameters())
 
 
 def _meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -128,6 +128,7 @@ def plan_run(
     measures: Measures | None = None,
     tile: tuple[int, int] | None = None,
     seconds: bool | None = None,
+    vae_in_file: bool = False,
     loaded: frozenset[str] = frozenset(),
     warm: bool = False,
 ) -> Plan:
@@ -140,6 +141,8 @@ def plan_run(
         tile: height and width of the tiles that the VAE is to work in; None for none. No plan takes them by itself.
         seconds: whether to say how long it takes, which calibrates a device that is not known yet; None does where the
             device is known or the run may take minutes.
+        vae_in_file: whether the VAE is computed with as its file has it (`weights.Form.in_file`): of what is not
+            loaded yet, only the half that works then comes into memory.
         loaded: networks that are in memory before, by their names in `weights.Networks`; each of the others is read
             when it is first used.
         warm: whether this process has made a video before: the code and the kernels that it needs are there then.
@@ -151,7 +154,7 @@ def plan_run(
     rungs = list(ladder(shape, tile)) if measures is None else [measures]
 
     def describe(chosen: Measures) -> Plan:
-        phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype, loaded, warm))
+        phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype, vae_in_file, loaded, warm))
         return Plan(shape=shape, measures=chosen, phases=phases, budget=budget, baseline=baseline)
 
     for chosen in rungs:
@@ -226,6 +229,7 @@ def _phases(
     device: torch.device,
     dtype: torch.dtype,
     text_dtype: torch.dtype,
+    vae_in_file: bool = False,
     loaded: frozenset[str] = frozenset(),
     warm: bool = False,
 ) -> Iterator[Phase]:
@@ -254,10 +258,14 @@ def _phases(
 
     weights = {_WORKS[name]: part.weights for name, part in parts.items()}
     worked: set[str] = set()
+    read = 0  # of a VAE that stays in its file
     for name, part in parts.items():
         network = _WORKS[name]
         worked.add(network)
         there = {network} if measures.offload else worked | loaded
+        if vae_in_file and network == "vae" and network not in loaded:
+            read = part.working + (0 if measures.offload else read)
+            weights["vae"] = read
         held = sum(size for each, size in weights.items() if each in there)
         frames = _frames_bytes(variant, shape, name, device)
         libraries = library_bytes(worked) if device.type == "cpu" and not warm else 0
