@@ -20,7 +20,7 @@ from cogworks.pipelines.planning import measure
 from cogworks.pipelines.planning import plan as planning
 from cogworks.pipelines.planning.calibration import Rates
 from cogworks.pipelines.planning.plan import PhaseName, Plan, ladder, plan_run, what_would_fit
-from cogworks.pipelines.planning.shape import RunShape, default_shape
+from cogworks.pipelines.planning.shape import InMemory, RunShape, default_shape
 from cogworks.weights.components import empty_vae
 
 CUDA = torch.device("cuda")  # plans are made for devices that are not here
@@ -172,7 +172,7 @@ def test_a_network_counts_from_its_first_work_on_or_from_the_beginning_if_it_is_
     assert alone["decode"] == vae
 
     def weights(*loaded: str, offload: bool = False) -> list[int]:
-        made = make(TINY, 1, shape, loaded=frozenset(loaded), measures=Measures(offload=offload))
+        made = make(TINY, 1, shape, in_memory=InMemory(loaded=frozenset(loaded)), measures=Measures(offload=offload))
         return [phase.weights for phase in made.phases]
 
     everything = text + vae + transformer
@@ -180,13 +180,17 @@ def test_a_network_counts_from_its_first_work_on_or_from_the_beginning_if_it_is_
     assert weights("transformer") == [text + transformer, *[everything] * 3]
     assert weights("text_encoder", "transformer", "vae") == [everything] * 4
     assert weights("transformer", offload=True) == [text, vae, transformer, vae]
+    changed = InMemory(loaded=frozenset({"transformer"}), kept=frozenset({"transformer"}))
+    made = make(TINY, 1, shape, in_memory=changed, measures=Measures(offload=True))
+    expected = [text + transformer, vae + transformer, transformer, vae + transformer]
+    assert [phase.weights for phase in made.phases] == expected
 
 
 def test_of_a_vae_in_its_file_the_half_counts_that_works() -> None:
     shape = replace(default_shape(TINY), source="video")
 
-    def vae(**options: Any) -> list[int]:
-        made = make(TINY, 1, shape, vae_in_file=True, **options)
+    def vae(*loaded: str, **options: Any) -> list[int]:
+        made = make(TINY, 1, shape, in_memory=InMemory(vae_in_file=True, loaded=frozenset(loaded)), **options)
         others = make(TINY, 1, replace(shape, source="none"), measures=Measures(offload=True)).phases
         text, transformer = others[0].weights, others[1].weights
         if options["measures"].offload:
@@ -197,14 +201,14 @@ def test_of_a_vae_in_its_file_the_half_counts_that_works() -> None:
     encoder, decoder = (sum(w.nbytes for w in half.parameters()) for half in (network.encoder, network.decoder))
     assert vae(measures=Measures()) == [encoder, encoder + decoder]
     assert vae(measures=Measures(offload=True)) == [encoder, decoder]
-    assert vae(measures=Measures(), loaded=frozenset({"vae"})) == [encoder + decoder] * 2
+    assert vae("vae", measures=Measures()) == [encoder + decoder] * 2
 
 
 @pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
 def test_what_libraries_bring_counts_once_and_on_a_cpu(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     cold, warm, on_gpu = (
-        [phase.memory for phase in make(TINY, 1, device=torch.device(device), warm=warm).phases]
+        [phase.memory for phase in make(TINY, 1, device=torch.device(device), in_memory=InMemory(warm=warm)).phases]
         for device, warm in (("cpu", False), ("cpu", True), ("cuda", False))
     )
     brought = [first - later for first, later in zip(cold, warm, strict=True)]

@@ -20,6 +20,7 @@ from cogworks.pipelines.generate import Pipeline
 from cogworks.pipelines.planning.shape import default_shape
 from cogworks.pipelines.progress import Progress
 from cogworks.pipelines.residence import Residence
+from cogworks.weights.components import empty_vae
 from cogworks.weights.lazy import LazyNetwork
 
 Small = Callable[..., Pipeline]
@@ -49,15 +50,32 @@ def test_a_plan_knows_what_is_there_by_now(fresh: Small) -> None:
     shape = default_shape(pipeline.variant)
     first = pipeline.plan(shape)
     assert pipeline.plan(shape) is first
-    weights = [phase.weights for phase in first.phases]
-    assert weights == sorted(set(weights))
+    text, transformer, vae = (network.form.num_bytes for network in pipeline.components.networks)
+    decoder = decoder_bytes(pipeline)
+    assert [phase.weights for phase in first.phases] == [text, text + transformer, text + transformer + decoder]
     pipeline.load_networks()
     read = pipeline.plan(shape)
-    sizes = [network.form.num_bytes for network in pipeline.components.networks]
-    assert [phase.weights for phase in read.phases] == [sum(sizes)] * 3 == [weights[-1]] * 3
+    assert [phase.weights for phase in read.phases] == [text + transformer + vae] * 3
     pipeline.generate("a", num_inference_steps=1)
     again = pipeline.plan(shape)
     assert all(now.memory < then.memory for now, then in zip(again.phases, read.phases, strict=True))
+
+
+def test_a_plan_knows_what_stays(fresh: Small) -> None:
+    pipeline = fresh("small", measures=OFFLOAD)
+    shape = default_shape(pipeline.variant)
+    text, transformer, _ = (network.form.num_bytes for network in pipeline.components.networks)
+    assert [phase.weights for phase in pipeline.plan(shape).phases] == [text, transformer, decoder_bytes(pipeline)]
+    _ = pipeline.components.transformer
+    stays = [phase.weights for phase in pipeline.plan(shape).phases]
+    assert stays == [text + transformer, transformer, decoder_bytes(pipeline) + transformer]
+    pipeline.generate("a", num_inference_steps=1)
+    assert loaded(pipeline) == ["transformer"]
+
+
+def decoder_bytes(pipeline: Pipeline) -> int:
+    """Bytes of the decoder: the small models are computed with as they are stored."""
+    return sum(weight.nbytes for weight in empty_vae(pipeline.variant).decoder.parameters())
 
 
 def test_with_measures_that_keep_them_networks_are_read_by_load(fresh: Small) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cogworks.config.request import GenerationRequest
     from cogworks.config.variants import Variant
     from cogworks.pipelines.planning.plan import Plan
+    from cogworks.pipelines.planning.shape import InMemory
 
 
 def plan(
@@ -104,7 +105,7 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
         budget=budget,
         tile=machine.tile_sides(),
         seconds=here,
-        vae_in_file=_vae_stays_in_file(request.model, variant, dtype, device),
+        in_memory=_in_memory(request, variant, dtype, device),
     )
     where = f"{hardware(device) if here else 'a GPU'}, {str(dtype).removeprefix('torch.')}"
     if machine.quantize is not None:
@@ -114,15 +115,21 @@ def plan_request(request: GenerationRequest, machine: Machine, *, as_json: bool)
         raise RunError(what_would_fit(variant, made, device=device, dtype=dtype, text_dtype=dtype))
 
 
-def _vae_stays_in_file(model: str, variant: Variant, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a run would compute with the weights of the VAE as its file has them; only headers are read."""
+def _in_memory(request: GenerationRequest, variant: Variant, dtype: torch.dtype, device: torch.device) -> InMemory:
+    """What a process that makes nothing but this has in memory when it begins; only headers are read."""
+    from cogworks.pipelines.memory import SHARED_MEMORY
+    from cogworks.pipelines.planning.shape import InMemory
     from cogworks.weights.load import inspect_vae
     from cogworks.weights.source import resolve
 
     try:
-        return inspect_vae(resolve(model, local_files_only=True), variant, dtype=dtype, device=device).in_file
+        folder = resolve(request.model, local_files_only=True)
+        vae_in_file = inspect_vae(folder, variant, dtype=dtype, device=device).in_file
     except WeightsError:  # a published model that is not here: it is stored as it was published
-        return device.type == "cpu" and str(dtype) == f"torch.{variant.dtype}"
+        vae_in_file = device.type == "cpu" and str(dtype) == f"torch.{variant.dtype}"
+    changed = frozenset({"transformer"} if request.loras else ())
+    kept = changed if device.type in SHARED_MEMORY else frozenset()
+    return InMemory(loaded=changed, kept=kept, vae_in_file=vae_in_file)
 
 
 def _table(model: str, where: str, made: Plan) -> str:

@@ -26,11 +26,11 @@ from cogworks.pipelines.after_step import AfterStep, StepCallback
 from cogworks.pipelines.execution import Execution
 from cogworks.pipelines.finite import check_given
 from cogworks.pipelines.geometry import Geometry, geometry
-from cogworks.pipelines.memory import give_back_early
+from cogworks.pipelines.memory import SHARED_MEMORY, give_back_early
 from cogworks.pipelines.noise import SeededNoise, choose_noise
 from cogworks.pipelines.output import frames_of, join_pixels, join_videos, pixels_of
 from cogworks.pipelines.planning.plan import SAFE_SHARE, Plan, free_memory, plan_run, total_memory, what_would_fit
-from cogworks.pipelines.planning.shape import RunShape, SourceKind, default_shape
+from cogworks.pipelines.planning.shape import InMemory, RunShape, SourceKind, default_shape
 from cogworks.pipelines.progress import OnProgress, Progress, ignore
 from cogworks.pipelines.prompts import PromptEncoder
 from cogworks.pipelines.recipes import IN_MEMORY, requests_of, with_recipes
@@ -90,7 +90,7 @@ class Pipeline:
         self.tile = tile
         self.last_measures = measures or Measures()
         self.last_latents: Tensor | None = None
-        self._plans: dict[tuple[RunShape, int | None, frozenset[str], bool], Plan] = {}
+        self._plans: dict[tuple[RunShape, int | None, InMemory], Plan] = {}
         self.prompts = PromptEncoder(components)
         self.schedule = noise_schedule(components.variant.schedule)
 
@@ -285,13 +285,22 @@ class Pipeline:
             RequestError: the device has less memory in all than the run needs with every measure.
         """
         shape = replace(shape, quantize=self.components.quantize)
-        loaded = frozenset(name for name, network in self.components.networks._asdict().items() if network.loaded)
-        asked = shape, self.memory, loaded, self.last_latents is not None
+        asked = shape, self.memory, self._in_memory()
         if asked not in self._plans:
             self._plans[asked] = self._plan(*asked)
         return self._plans[asked]
 
-    def _plan(self, shape: RunShape, memory: int | None, loaded: frozenset[str], warm: bool) -> Plan:
+    def _in_memory(self) -> InMemory:
+        networks = self.components.networks._asdict()
+        shared = self.components.device.type in SHARED_MEMORY
+        return InMemory(
+            loaded=frozenset(name for name, network in networks.items() if network.loaded),
+            kept=frozenset(name for name, network in networks.items() if network.lent and shared),
+            vae_in_file=self.components.networks.vae.form.in_file,
+            warm=self.last_latents is not None,
+        )
+
+    def _plan(self, shape: RunShape, memory: int | None, in_memory: InMemory) -> Plan:
         components = self.components
         device, dtype, text_dtype = components.device, components.dtype, components.text_dtype
         # What is loaded already is part of the run, but for a text encoder that this one does not need.
@@ -307,9 +316,7 @@ class Pipeline:
             budget=budget,
             measures=self.measures,
             tile=self.tile,
-            vae_in_file=components.networks.vae.form.in_file,
-            loaded=loaded,
-            warm=warm,
+            in_memory=in_memory,
         )
         if device.type == "cpu":
             give_back_early()

@@ -29,7 +29,7 @@ from cogworks.pipelines.planning.calibration import Rates, calibrate, remembered
 from cogworks.pipelines.planning.libraries import library_bytes
 from cogworks.pipelines.planning.measure import Part, measure_decoding, measure_encoding, measure_steps, measure_text
 from cogworks.pipelines.planning.meter import Work
-from cogworks.pipelines.planning.shape import RunShape
+from cogworks.pipelines.planning.shape import InMemory, RunShape
 
 PhaseName = Literal["prompt", "source", "steps", "decode"]
 
@@ -47,6 +47,7 @@ STATES: dict[PhaseName, int] = {"prompt": 3, "source": 3, "steps": 6, "decode": 
 and what a sampler computes from them."""
 LONG_FLOPS = {"cpu": 10**13, "mps": 10**14, "cuda": 10**16}
 """From here on a run may take minutes, and its time is worth a calibration."""
+NOTHING = InMemory()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ class Plan:
         budget: bytes that the run may hold.
         baseline: bytes that were held when the plan was made, and are not the run's: on a CPU the resident memory of
             the process, on a CUDA device what is allocated there.
+        in_memory: what of the networks is there before.
     """
 
     shape: RunShape
@@ -87,6 +89,7 @@ class Plan:
     phases: tuple[Phase, ...]
     budget: int
     baseline: int
+    in_memory: InMemory
 
     @property
     def peak(self) -> int:
@@ -128,9 +131,7 @@ def plan_run(
     measures: Measures | None = None,
     tile: tuple[int, int] | None = None,
     seconds: bool | None = None,
-    vae_in_file: bool = False,
-    loaded: frozenset[str] = frozenset(),
-    warm: bool = False,
+    in_memory: InMemory = NOTHING,
 ) -> Plan:
     """Plan a run. No weights are read and nothing is put on the device, but for the seconds of a calibration.
 
@@ -141,11 +142,7 @@ def plan_run(
         tile: height and width of the tiles that the VAE is to work in; None for none. No plan takes them by itself.
         seconds: whether to say how long it takes, which calibrates a device that is not known yet; None does where the
             device is known or the run may take minutes.
-        vae_in_file: whether the VAE is computed with as its file has it (`weights.Form.in_file`): of what is not
-            loaded yet, only the half that works then comes into memory.
-        loaded: networks that are in memory before, by their names in `weights.Networks`; each of the others is read
-            when it is first used.
-        warm: whether this process has made a video before: the code and the kernels that it needs are there then.
+        in_memory: what of the networks is there before.
     """
     if budget is None:
         budget = int(free_memory(device) * SAFE_SHARE)
@@ -154,8 +151,8 @@ def plan_run(
     rungs = list(ladder(shape, tile)) if measures is None else [measures]
 
     def describe(chosen: Measures) -> Plan:
-        phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype, vae_in_file, loaded, warm))
-        return Plan(shape=shape, measures=chosen, phases=phases, budget=budget, baseline=baseline)
+        phases = tuple(_phases(variant, shape, chosen, device, dtype, text_dtype, in_memory))
+        return Plan(shape=shape, measures=chosen, phases=phases, budget=budget, baseline=baseline, in_memory=in_memory)
 
     for chosen in rungs:
         if plans and chosen.strips > 1 and not any(plan.fits_without_vae for plan in plans):
@@ -210,7 +207,7 @@ def what_would_fit(
     lacking = f"this run needs {format_memory(plan.peak)} and may hold {format_memory(plan.budget)}"
 
     def fits(smaller: RunShape) -> bool:
-        phases = _phases(variant, smaller, plan.measures, device, dtype, text_dtype)
+        phases = _phases(variant, smaller, plan.measures, device, dtype, text_dtype, plan.in_memory)
         return all(phase.memory <= plan.budget for phase in phases)
 
     if max(phase.weights for phase in plan.phases) < plan.budget:
@@ -229,9 +226,7 @@ def _phases(
     device: torch.device,
     dtype: torch.dtype,
     text_dtype: torch.dtype,
-    vae_in_file: bool = False,
-    loaded: frozenset[str] = frozenset(),
-    warm: bool = False,
+    in_memory: InMemory,
 ) -> Iterator[Phase]:
     size = shape.geometry
     parts: dict[PhaseName, Part] = {}
@@ -262,13 +257,13 @@ def _phases(
     for name, part in parts.items():
         network = _WORKS[name]
         worked.add(network)
-        there = {network} if measures.offload else worked | loaded
-        if vae_in_file and network == "vae" and network not in loaded:
+        there = {network} | in_memory.kept if measures.offload else worked | in_memory.loaded
+        if network == "vae" and in_memory.vae_in_file and network not in in_memory.loaded:
             read = part.working + (0 if measures.offload else read)
             weights["vae"] = read
         held = sum(size for each, size in weights.items() if each in there)
         frames = _frames_bytes(variant, shape, name, device)
-        libraries = library_bytes(worked) if device.type == "cpu" and not warm else 0
+        libraries = library_bytes(worked) if device.type == "cpu" and not in_memory.warm else 0
         memory = held + part.alive + _sampling_bytes(variant, shape, name, dtype) + frames + libraries
         yield Phase(name=name, memory=memory, weights=held, work=part.work, seconds=None)
 

@@ -35,6 +35,26 @@ class RunShape:
     quantize: Quantization | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class InMemory:
+    """What of the networks is in memory when a run begins; the others are read when they are first used.
+
+    Networks are called as in `weights.Networks`.
+
+    Attributes:
+        loaded: those that are there.
+        kept: of these, those that stay where others are put aside, because they may have been changed.
+        vae_in_file: whether the VAE is computed with as its file has it (`weights.lazy.Form.in_file`): if it is not
+            loaded, only the half that works then comes into memory.
+        warm: whether this process has made a video before: the code and the kernels that it needs are there then.
+    """
+
+    loaded: frozenset[str] = frozenset()
+    kept: frozenset[str] = frozenset()
+    vae_in_file: bool = False
+    warm: bool = False
+
+
 def default_shape(variant: Variant) -> RunShape:
     """One video as the variant makes it where nothing is asked."""
     return RunShape(
