@@ -233,8 +233,8 @@ def _phases(
     if shape.num_prompts:
         parts["prompt"] = measure_text(variant, shape.num_prompts + shape.guided, text_dtype, device)
     if shape.source != "none":
-        frames = 1 if shape.source == "image" else size.num_frames
-        parts["source"] = measure_encoding(variant, size, frames, measures.strips, measures.tile, dtype, device)
+        length = 1 if shape.source == "image" else size.num_frames
+        parts["source"] = measure_encoding(variant, size, length, measures.strips, measures.tile, dtype, device)
     parts["steps"] = measure_steps(
         variant,
         size,
