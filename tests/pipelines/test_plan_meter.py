@@ -57,6 +57,30 @@ def test_what_comes_from_outside_counts_when_it_is_used_and_weights_do_not() -> 
     assert made.is_meta
 
 
+def test_weights_that_are_read_as_they_are_used() -> None:
+    first, last = empty(256), empty(1024)
+    with Meter(CUDA, [first, last]) as meter:
+        wide = empty(256).repeat(8) * first.repeat(8)  # 24 KB, and the first weight
+        assert (meter.peak, meter.peak_as_used) == (24 * KB, 25 * KB)
+        del wide
+        narrow = last.view(4, 256).sum(0)
+        assert (meter.peak, meter.peak_as_used) == (24 * KB, 25 * KB)
+        del narrow
+        _ = empty(6 * 1024) * 2  # 48 KB beside both weights
+        assert (meter.peak, meter.peak_as_used) == (48 * KB, 53 * KB)
+
+
+def test_of_a_vae_the_last_layers_are_not_read_when_the_first_hold_most() -> None:
+    size = geometry(TINY, 128, 128, 9)
+    encoding, decoding = (
+        dry.measure_encoding(TINY, size, 9, 1, None, torch.float32, CPU),
+        dry.measure_decoding(TINY, size, 1, 1, None, torch.float32, CPU),
+    )
+    assert encoding.working + decoding.working == encoding.weights == decoding.weights
+    assert 0.5 * encoding.working < encoding.unread < encoding.working
+    assert 0 <= decoding.unread < 0.1 * decoding.working
+
+
 def test_tensors_of_the_host_count_where_its_memory_is_the_devices() -> None:
     for device, expected in ((CUDA, KB), (CPU, 2 * KB)):
         with Meter(device) as meter:

@@ -45,12 +45,14 @@ class Part:
         weights: bytes of the network.
         working: bytes of what of it works: a half of the VAE, all of the others.
         alive: most bytes of tensors at once beyond the weights, what goes in and comes out included.
+        unread: bytes of what works that come later than this, where weights are read as they are first used.
         work: of the whole part.
     """
 
     weights: int
     working: int
     alive: int
+    unread: int
     work: Work
 
 
@@ -181,7 +183,8 @@ def _dry_run(network: nn.Module, device: torch.device) -> Iterator[Meter]:
 
 
 def _part(network: nn.Module, meter: Meter, works: nn.Module | None = None) -> Part:
-    return Part(_weight_bytes(network), _weight_bytes(works or network), meter.peak, meter.work)
+    working = _weight_bytes(works or network)
+    return Part(_weight_bytes(network), working, meter.peak, meter.peak + working - meter.peak_as_used, meter.work)
 
 
 def _weight_bytes(network: nn.Module) -> int:

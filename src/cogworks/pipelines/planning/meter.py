@@ -113,19 +113,23 @@ class Meter(TorchDispatchMode):
     Attributes:
         live: bytes that are held now.
         peak: most bytes that were ever held, with the workspace of the operation.
+        peak_as_used: likewise, if each of the free tensors counted from its first use on.
         work: all that was done.
     """
 
     def __init__(self, device: torch.device, free: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.device = device
-        self.live = self.peak = 0
+        self.live = self.peak = self.peak_as_used = 0
         self.work = Work()
         self._counted = ("meta", "cpu") if device.type in SHARED_MEMORY else ("meta",)
         self._storages: dict[int, weakref.ref] = {}
         self._effects: dict[Hashable, _Effect] = {}
+        self._unused: dict[int, int] = {}  # bytes of the free tensors that no operation has met
+        self._used = 0
         for tensor in free:
             self._watch(tensor, counts=False)
+            self._unused[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -187,16 +191,24 @@ class Meter(TorchDispatchMode):
     def repeat(self, rise: Rise) -> None:
         """Count an observed call once more. What it leaves is the caller's to make."""
         self.work += rise.work
-        self.peak = max(self.peak, self.live + rise.peak)
+        self._reach(rise.peak)
 
     def _count(self, work: Work, workspace: int) -> None:
         self.work += work
-        self.peak = max(self.peak, self.live + workspace)
+        self._reach(workspace)
+
+    def _reach(self, beside: int = 0) -> None:
+        """Hold so many bytes for a moment, beside what is alive."""
+        held = self.live + beside
+        self.peak, self.peak_as_used = max(self.peak, held), max(self.peak_as_used, held + self._used)
 
     def _watch(self, tensor: Tensor, *, counts: bool = True) -> bool:
         """Count a tensor's storage for as long as it lives. Returns whether it is seen for the first time."""
         storage = tensor.untyped_storage()
         key = storage._cdata
+        if key in self._unused:
+            self._used += self._unused.pop(key)
+            self._reach()
         if key in self._storages:
             return False
         size = storage.nbytes() if counts and tensor.device.type in self._counted else 0
@@ -210,7 +222,7 @@ class Meter(TorchDispatchMode):
 
     def _hold(self, key: int, size: int) -> None:
         self.live += size
-        self.peak = max(self.peak, self.live)
+        self._reach()
 
     def _release(self, key: int, size: int) -> None:
         self.live -= size

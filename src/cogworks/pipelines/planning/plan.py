@@ -258,13 +258,15 @@ def _phases(
         network = _WORKS[name]
         worked.add(network)
         there = {network} | in_memory.kept if measures.offload else worked | in_memory.loaded
+        alive = part.alive
         if network == "vae" and in_memory.vae_in_file and network not in in_memory.loaded:
             read = part.working + (0 if measures.offload else read)
             weights["vae"] = read
+            alive -= part.unread
         held = sum(size for each, size in weights.items() if each in there)
         frames = _frames_bytes(variant, shape, name, device)
         libraries = library_bytes(worked) if device.type == "cpu" and not in_memory.warm else 0
-        memory = held + part.alive + _sampling_bytes(variant, shape, name, dtype) + frames + libraries
+        memory = held + alive + _sampling_bytes(variant, shape, name, dtype) + frames + libraries
         yield Phase(name=name, memory=memory, weights=held, work=part.work, seconds=None)
 
 

@@ -45,7 +45,7 @@ class InMemory:
         loaded: those that are there.
         kept: of these, those that stay where others are put aside, because they may have been changed.
         vae_in_file: whether the VAE is computed with as its file has it (`weights.lazy.Form.in_file`): if it is not
-            loaded, only the half that works then comes into memory.
+            loaded, its weights come into memory as they are used.
         warm: whether this process has made a video before: the code and the kernels that it needs are there then.
     """
 
