@@ -68,6 +68,12 @@ def resident(line: str) -> int:
     return int(text.split(f"{line}:")[1].split()[0]) * 1024
 
 
+def mapped_bytes(path: Path) -> int:
+    """How much of a file is in this process's memory."""
+    maps = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    return sum(int(text.split("\nRss:")[1].split()[0]) * 1024 for text in maps if str(path) in text)
+
+
 def settle() -> int:
     """Begin to measure: what is held now, with nothing that could be given back."""
     gc.collect()

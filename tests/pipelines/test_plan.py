@@ -201,6 +201,12 @@ def test_of_a_vae_in_its_file_the_half_counts_that_works() -> None:
     encoder, decoder = (sum(w.nbytes for w in half.parameters()) for half in (network.encoder, network.decoder))
     assert vae(measures=Measures()) == [encoder, encoder + decoder]
     assert vae(measures=Measures(offload=True)) == [encoder, decoder]
+    whole, in_file = (
+        make(TINY, 1, shape, in_memory=InMemory(vae_in_file=stays)).phases[1].memory for stays in (False, True)
+    )
+    part = measure.measure_encoding(TINY, shape.geometry, 17, 1, None, torch.float32, CUDA)
+    assert part.unread > 0
+    assert whole - in_file == decoder + part.unread
     assert vae("vae", measures=Measures()) == [encoder + decoder] * 2
 
 

@@ -16,6 +16,7 @@ from cogworks.errors import MemoryShortageError, RequestError, WeightsError
 from cogworks.extensions.attach import attach
 from cogworks.extensions.kernels import AttentionKernel
 from cogworks.models.transformer import Transformer
+from cogworks.pipelines import residence
 from cogworks.pipelines.generate import Pipeline
 from cogworks.pipelines.planning.shape import default_shape
 from cogworks.pipelines.progress import Progress
@@ -99,7 +100,9 @@ def test_reading_is_told_in_bytes(fresh: Small) -> None:
     assert told == []
 
 
-def test_one_network_at_a_time(fresh: Small, reads: list[str]) -> None:
+def test_one_network_at_a_time(fresh: Small, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[str] = []
+    monkeypatch.setattr(residence, "release_unused", lambda device: given_back.append(device.type))
     pipeline, seen = fresh("small-1.5", measures=OFFLOAD), []
     frames = cogworks.Video(torch.zeros(8, 32, 32, 3, dtype=torch.uint8).numpy(), 8)
     pipeline.generate("a", video=frames, on_progress=lambda progress: seen.append((progress.phase, loaded(pipeline))))
@@ -107,6 +110,7 @@ def test_one_network_at_a_time(fresh: Small, reads: list[str]) -> None:
     assert {networks[0] for phase, networks in seen if phase == "steps" and networks} == {"transformer"}
     assert loaded(pipeline) == []
     assert reads == ["TextEncoder", "VAE", "Transformer", "VAE"]
+    assert given_back == ["cpu"] * 4
 
 
 def test_a_network_that_was_taken_stays(fresh: Small, reads: list[str], caplog: pytest.LogCaptureFixture) -> None:

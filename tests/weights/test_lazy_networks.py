@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from cogworks.models.text_encoder import TextEncoder
 from cogworks.models.tokenizer import Tokenizer
 from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
+from cogworks.pipelines.quantization import packing_of
 from cogworks.weights.files import open_safetensors
+from cogworks.weights.fill import Packing
 from cogworks.weights.load import Components, inspect_vae, load_components, load_text_encoder
 from cogworks.weights.save import save_pretrained
+from helpers.peak_memory import mapped_bytes
 from helpers.small_models import small_spiece
 
 VARIANT = replace(
@@ -84,6 +88,27 @@ def test_what_is_used_as_it_is_stored_stays_in_its_file(
     encoder = components.networks.text_encoder.form
     stored = {tensor.dtype for tensor in open_safetensors(folder / "text_encoder" / "model.safetensors").values()}
     assert encoder.in_file == (stored == {torch.float32})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is mapped")
+@pytest.mark.parametrize("packing", [None, packing_of("int8-weights")], ids=["converted", "packed"])
+def test_a_file_is_not_in_memory_beside_what_is_made_of_it(tmp_path: Path, packing: Packing | None) -> None:
+    folder = tmp_path / "m"
+    save_pretrained(
+        folder,
+        TINY,
+        transformer=Transformer(TINY.transformer),
+        vae=VAE(TINY.vae),
+        text_encoder=TextEncoder(TINY.text_encoder),
+        tokenizer=Tokenizer(small_spiece()),
+    )
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    dtype = torch.bfloat16 if packing is None else torch.float32
+    transformer = load_components(folder, dtype=dtype, packing=packing).networks.transformer
+    mapped: list[int] = []
+    transformer.get(lambda done, total: mapped.append(mapped_bytes(file)))
+    assert 0 < max(mapped) < 0.3 * file.stat().st_size
+    assert mapped_bytes(file) == 0
 
 
 def test_a_text_encoder_may_compute_in_another_dtype(folder: Path) -> None:

@@ -19,6 +19,7 @@ from cogworks.weights.files import (
 )
 from cogworks.weights.mapping import LazyTensor, Rule, State, convert, interleaved_rows, lazy_state, same
 from cogworks.weights.storage import new_folder, read_json, replacing, write_json
+from helpers.peak_memory import mapped_bytes
 
 TENSORS = {name: torch.full((10,), float(i)) for i, name in enumerate("abcdefg")}
 
@@ -109,12 +110,6 @@ def test_reading_is_lazy_and_mapped(tmp_path: Path) -> None:
     state = _open(tmp_path, "model")
     state["a"].read().fill_(9)
     _assert_is_tensors(_open(tmp_path, "model"))
-
-
-def mapped_bytes(path: Path) -> int:
-    """How much of a file is in this process's memory."""
-    maps = Path("/proc/self/smaps").read_text().split("VmFlags:")
-    return sum(int(text.split("\nRss:")[1].split()[0]) * 1024 for text in maps if str(path) in text)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is mapped")
