@@ -11,12 +11,7 @@ import torch
 
 from cogworks.cli.main import main
 from cogworks.config.variants import TINY
-from cogworks.models.text_encoder import TextEncoder
-from cogworks.models.tokenizer import Tokenizer
-from cogworks.models.transformer import Transformer
-from cogworks.models.vae import VAE
-from cogworks.weights.save import save_pretrained
-from helpers.small_models import small_spiece
+from helpers.random_models import save_random
 
 VARIANT = replace(
     TINY,
@@ -33,14 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a model that generates noise, fast."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model") / "random"
-    save_pretrained(
-        folder,
-        VARIANT,
-        transformer=Transformer(VARIANT.transformer),
-        vae=VAE(VARIANT.vae),
-        text_encoder=TextEncoder(VARIANT.text_encoder),
-        tokenizer=Tokenizer(small_spiece()),
-    )
+    save_random(folder, VARIANT)
     return str(folder)
 
 

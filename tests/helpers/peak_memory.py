@@ -31,8 +31,6 @@ import torch
 import cogworks
 from cogworks.config.measures import Measures
 from cogworks.config.variants import TINY
-from cogworks.models.text_encoder import TextEncoder
-from cogworks.models.tokenizer import Tokenizer
 from cogworks.models.transformer import Transformer
 from cogworks.models.vae import VAE
 from cogworks.pipelines import codec
@@ -40,8 +38,7 @@ from cogworks.pipelines.geometry import Geometry, geometry
 from cogworks.pipelines.planning.measure import measure_decoding, measure_steps
 from cogworks.pipelines.planning.shape import RunShape, SourceKind
 from cogworks.pipelines.progress import Progress, ignore
-from cogworks.weights.save import save_pretrained
-from helpers.small_models import small_spiece
+from helpers.random_models import save_random
 
 MEDIUM = replace(
     TINY,
@@ -156,24 +153,13 @@ def measure_run(size: Geometry, model: str, budget: str | None, *, from_video: b
     return {"planned": plan.peak, "measured": measured, "strips": plan.measures.strips, "phases": phases}
 
 
-def save_medium(folder: str) -> None:
-    save_pretrained(
-        folder,
-        MEDIUM,
-        transformer=Transformer(MEDIUM.transformer),
-        vae=VAE(MEDIUM.vae),
-        text_encoder=TextEncoder(MEDIUM.text_encoder),
-        tokenizer=Tokenizer(small_spiece()),
-    )
-
-
 @torch.no_grad()
 def main() -> None:
     os.environ["COGWORKS_PROMPT_CACHE"] = "0"  # a prompt that is remembered would not be read
     part = sys.argv[1]
     torch.manual_seed(0)
     if part == "save":
-        save_medium(sys.argv[2])
+        save_random(sys.argv[2], MEDIUM)
         return
     height, width, frames = map(int, sys.argv[2:5])
     budget = sys.argv[5] if len(sys.argv) > 5 else None

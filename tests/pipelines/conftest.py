@@ -12,15 +12,10 @@ import torch
 from torch import nn
 
 import cogworks
-from cogworks.config.variants import TINY, Variant
-from cogworks.models.text_encoder import TextEncoder
-from cogworks.models.tokenizer import Tokenizer
-from cogworks.models.transformer import Transformer
-from cogworks.models.vae import VAE
+from cogworks.config.variants import TINY
 from cogworks.pipelines.generate import Pipeline
 from cogworks.weights.fill import fill
-from cogworks.weights.save import save_pretrained
-from helpers.small_models import small_spiece
+from helpers.random_models import save_random
 from helpers.tiny_pipeline import PipelinePair, pipeline_pair
 
 T2V = replace(
@@ -69,7 +64,8 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     def get(name: str) -> Path:
         if name not in saved:
             saved[name] = tmp_path_factory.mktemp("models") / name
-            _save_random(SMALL_VARIANTS[name], saved[name])
+            torch.manual_seed(0)
+            save_random(saved[name], SMALL_VARIANTS[name])
         return saved[name]
 
     return get
@@ -112,15 +108,3 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr("cogworks.weights.load.fill", counted)
     return read
-
-
-def _save_random(variant: Variant, folder: object) -> None:
-    torch.manual_seed(0)
-    save_pretrained(
-        str(folder),
-        variant,
-        transformer=Transformer(variant.transformer),
-        vae=VAE(variant.vae),
-        text_encoder=TextEncoder(variant.text_encoder),
-        tokenizer=Tokenizer(small_spiece()),
-    )

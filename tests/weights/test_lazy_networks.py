@@ -11,17 +11,12 @@ import torch
 
 from cogworks.config.variants import TINY
 from cogworks.errors import WeightsError
-from cogworks.models.text_encoder import TextEncoder
-from cogworks.models.tokenizer import Tokenizer
-from cogworks.models.transformer import Transformer
-from cogworks.models.vae import VAE
 from cogworks.pipelines.quantization import packing_of
 from cogworks.weights.files import open_safetensors
 from cogworks.weights.fill import Packing
 from cogworks.weights.load import Components, inspect_vae, load_components, load_text_encoder
-from cogworks.weights.save import save_pretrained
 from helpers.peak_memory import mapped_bytes
-from helpers.small_models import small_spiece
+from helpers.random_models import save_random
 
 VARIANT = replace(
     TINY,
@@ -36,14 +31,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A model whose text encoder is stored in each dtype."""
     torch.manual_seed(0)
     place = tmp_path_factory.mktemp("models") / "m"
-    save_pretrained(
-        place,
-        VARIANT,
-        transformer=Transformer(VARIANT.transformer),
-        vae=VAE(VARIANT.vae),
-        text_encoder=TextEncoder(VARIANT.text_encoder).cast(request.param),
-        tokenizer=Tokenizer(small_spiece()),
-    )
+    save_random(place, VARIANT, text_dtype=request.param)
     return place
 
 
@@ -94,14 +82,7 @@ def test_what_is_used_as_it_is_stored_stays_in_its_file(
 @pytest.mark.parametrize("packing", [None, packing_of("int8-weights")], ids=["converted", "packed"])
 def test_a_file_is_not_in_memory_beside_what_is_made_of_it(tmp_path: Path, packing: Packing | None) -> None:
     folder = tmp_path / "m"
-    save_pretrained(
-        folder,
-        TINY,
-        transformer=Transformer(TINY.transformer),
-        vae=VAE(TINY.vae),
-        text_encoder=TextEncoder(TINY.text_encoder),
-        tokenizer=Tokenizer(small_spiece()),
-    )
+    save_random(folder, TINY)
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     dtype = torch.bfloat16 if packing is None else torch.float32
     transformer = load_components(folder, dtype=dtype, packing=packing).networks.transformer

@@ -13,18 +13,13 @@ from cogworks.config.variants import COGVIDEOX_2B, COGVIDEOX_5B, COGVIDEOX_5B_I2
 from cogworks.errors import WeightsError
 from cogworks.extensions.attach import attach
 from cogworks.extensions.lora import StoredLoRA, merge
-from cogworks.models.text_encoder import TextEncoder
-from cogworks.models.tokenizer import Tokenizer
-from cogworks.models.transformer import Transformer
-from cogworks.models.vae import VAE
 from cogworks.nn.low_rank import LowRank
 from cogworks.weights.convert import convert_folder
 from cogworks.weights.load import load_components
 from cogworks.weights.lora import LoRAFile
 from cogworks.weights.lora_fit import check_fit, made_for, merge_folder
-from cogworks.weights.save import save_pretrained
 from helpers.lora_factors import CONFIG, attention_pairs, inputs, random_pair, small_transformer
-from helpers.small_models import small_spiece
+from helpers.random_models import save_random
 
 VARIANT = replace(
     TINY,
@@ -89,14 +84,7 @@ def test_layers_and_linears_that_are_not_there() -> None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("merge") / "model"
     torch.manual_seed(0)
-    save_pretrained(
-        folder,
-        VARIANT,
-        transformer=Transformer(CONFIG),
-        vae=VAE(VARIANT.vae),
-        text_encoder=TextEncoder(VARIANT.text_encoder),
-        tokenizer=Tokenizer(small_spiece()),
-    )
+    save_random(folder, VARIANT)
     return folder
 
 

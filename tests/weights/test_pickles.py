@@ -170,6 +170,15 @@ def _whole_file(path: Path, archive: bool) -> bytes:
     return _whole_files[archive]
 
 
+def test_a_memo_that_would_take_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    content = _whole_file(path, archive=False)
+    first = content.index(b"q\x00")  # BINPUT 0, in the pickle that names the format or the one after
+    path.write_bytes(content[:first] + b"r\xff\xff\xff\x7f" + content[first + 2 :])
+    with pytest.raises(WeightsError, match="numbers an object 2147483647"):
+        read_tensors(path, "module")
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), archive=st.booleans())
 def test_flipped_bytes_never_do_more_than_raise(

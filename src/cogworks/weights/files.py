@@ -103,8 +103,8 @@ class _Passing:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.num_bytes = path, path.stat().st_size
-        self._modified = path.stat().st_mtime_ns
+        found = path.stat()
+        self.path, self.num_bytes, self._modified = path, found.st_size, found.st_mtime_ns
         self._handle: Any = None
         self._read = 0
 

@@ -14,6 +14,7 @@ import io
 import logging
 import mmap
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -48,6 +49,7 @@ _DTYPE_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in _STORAGE_D
 _ERRORS = (
     pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError,
     struct.error, OSError, RuntimeError, UnicodeDecodeError, OverflowError, MemoryError, ImportError,
+    SystemError,
 )  # fmt: skip
 """What a damaged or hostile stream can raise inside an unpickler."""
 
@@ -179,13 +181,26 @@ def read_pickle(path: Path) -> Pickled:
     return Pickled(path, content, tuple(sorted(dropped)), buffer)
 
 
+_MEMO_ROOM = 10**6
+
+
 class _Unpickler(pickle.Unpickler):
     """An unpickler that can build containers, plain values and descriptions of tensors, and nothing else."""
 
     def __init__(self, file: Any, storages: Callable[[str, torch.dtype, int], _Storage]) -> None:
         super().__init__(file, encoding="utf-8")
+        self._file = file
         self._storages = storages
         self.dropped: set[str] = set()
+
+    def load(self) -> Any:
+        """The next pickle of the file. One whose memo would take gigabytes, as a damaged byte can ask, is refused."""
+        start = self._file.tell()
+        for opcode, argument, position in pickletools.genops(self._file):
+            if opcode.name in ("PUT", "LONG_BINPUT") and (argument or 0) > _MEMO_ROOM + (position or 0):
+                raise pickle.UnpicklingError(f"it numbers an object {argument}, more than it can hold")
+        self._file.seek(start)
+        return super().load()
 
     def find_class(self, module: str, name: str) -> Any:
         known = _KNOWN.get((module, name))
